@@ -1,0 +1,39 @@
+"""Algorithms: consume finished rollouts, publish better resources; they see the world through a `Run`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from agl.resources import Resource
+
+if TYPE_CHECKING:
+    from agl.runs import Run
+
+
+class Algorithm:
+    """Base of all algorithms.
+
+    The Trainer calls `start` once, then `fit` (or only evaluates what `start` gave), then `stop`, whatever happened.
+    """
+
+    name = "algorithm"
+
+    def config(self) -> dict[str, Any]:
+        """The options, as JSON, for the record of the run."""
+        return {}
+
+    async def start(self, run: Run) -> Mapping[str, Resource]:
+        """Bring up what serves the first resources (an engine, say), at the run's restored state if it has one.
+
+        Returns:
+            Resources by name; the user's own `initial_resources` are kept beside them.
+        """
+        return {}
+
+    async def fit(self, run: Run) -> None:
+        """Learn: `for step in run.steps(…)`, `await run.rollout(…)`, `await run.publish(…)`."""
+        raise NotImplementedError
+
+    async def stop(self) -> None:
+        """Shut down what `start` brought up."""

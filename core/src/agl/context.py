@@ -1,0 +1,238 @@
+"""The attempt that the current code runs in: context variables, so that concurrent attempts never mix.
+
+Plugins and user code read it through `agl.current()`. Outside an attempt everything here is empty and inert.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import logging
+import queue
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+from agl.resources import LLM, Resources
+from agl.rewards import FINAL, Reward, make_reward
+from agl.rollouts import Rollout
+from agl.spans import Span, SpanKind, SpanStatus, new_span_id, new_trace_id
+
+log = logging.getLogger("agl")
+
+
+class ActiveAttempt:
+    """What code inside an attempt can reach: its rollout, its resources, and where spans and rewards go.
+
+    Thread-safe: frameworks run nodes and tools in threads of their own.
+    """
+
+    def __init__(self, rollout: Rollout, resources: Resources) -> None:
+        assert rollout.attempt is not None
+        self.rollout = rollout
+        self.attempt_id = rollout.attempt.attempt_id
+        self.resources = resources
+        self.trace_id = new_trace_id()
+        self.root_id = new_span_id()
+        self.last_call: str | None = None
+        """Span id of the LLM call that ended last."""
+        self.infrastructure_error: str | None = None
+        """What went wrong at the endpoint, while no later call has succeeded."""
+        self.closed = False
+        self._lock = threading.Lock()
+        self._spans: list[Span] = []
+        self._rewards: list[Reward] = []
+
+    @property
+    def llm(self) -> LLM | None:
+        """The first language model of the resources, as this attempt may use it."""
+        return next(iter(self.resources.llms().values()), None)
+
+    def add_span(self, span: Span) -> None:
+        """Keep a span; one that comes after the end is dropped, and said at debug level."""
+        with self._lock:
+            if self.closed:
+                log.debug("span `%s` came after the end of attempt %s", span.name, self.attempt_id)
+                return
+            self._spans.append(span)
+
+    def add_reward(self, reward: Reward) -> None:
+        """Keep a reward; one that comes after the end is dropped, and said at debug level."""
+        with self._lock:
+            if self.closed:
+                log.debug("reward `%s` came after the end of attempt %s", reward.name, self.attempt_id)
+                return
+            self._rewards.append(reward)
+
+    def rewards(self) -> list[Reward]:
+        """Rewards so far."""
+        with self._lock:
+            return list(self._rewards)
+
+    def close(self) -> tuple[list[Span], list[Reward]]:
+        """End of the attempt: everything recorded; nothing is taken after it."""
+        with self._lock:
+            self.closed = True
+            return list(self._spans), list(self._rewards)
+
+
+_ATTEMPT: contextvars.ContextVar[ActiveAttempt | None] = contextvars.ContextVar("agl_attempt", default=None)
+_ROLE: contextvars.ContextVar[str | None] = contextvars.ContextVar("agl_role", default=None)
+_SPAN: contextvars.ContextVar[str | None] = contextvars.ContextVar("agl_span", default=None)
+
+
+def current() -> ActiveAttempt | None:
+    """The attempt that this code runs in, or None."""
+    return _ATTEMPT.get()
+
+
+def current_role() -> str | None:
+    """Path of agent or node names that the next LLM call belongs to."""
+    return _ROLE.get()
+
+
+def current_span() -> str | None:
+    """Span id under which new spans hang; the attempt's root span when nothing else is open."""
+    attempt = _ATTEMPT.get()
+    return _SPAN.get() or (attempt.root_id if attempt else None)
+
+
+def set_role(role: str | None) -> contextvars.Token[str | None]:
+    """Name who calls next in this context (framework plugins do)."""
+    return _ROLE.set(role)
+
+
+def set_span(span_id: str | None) -> contextvars.Token[str | None]:
+    """Hang what follows in this context under a span (framework plugins do)."""
+    return _SPAN.set(span_id)
+
+
+@contextlib.contextmanager
+def entered(attempt: ActiveAttempt) -> Iterator[ActiveAttempt]:
+    """Run code inside an attempt. Role and span start empty: an event loop may reuse a context with old values."""
+    tokens = _ATTEMPT.set(attempt), _ROLE.set(None), _SPAN.set(None)
+    try:
+        yield attempt
+    finally:
+        for variable, token in zip((_ATTEMPT, _ROLE, _SPAN), tokens, strict=True):
+            variable.reset(token)  # type: ignore[arg-type]
+
+
+@contextlib.contextmanager
+def role(name: str) -> Iterator[None]:
+    """Mark the LLM calls inside as made by `name`, below the role around it."""
+    outer = _ROLE.get()
+    token = _ROLE.set(f"{outer}/{name}" if outer else name)
+    try:
+        yield
+    finally:
+        _ROLE.reset(token)
+
+
+@contextlib.contextmanager
+def operation(name: str, kind: SpanKind = SpanKind.OPERATION, **attributes: Any) -> Iterator[dict[str, Any]]:
+    """A span around a block of the user's code; yields its attributes, to add to.
+
+    Without a running attempt nothing is recorded.
+    """
+    attempt = _ATTEMPT.get()
+    if attempt is None:
+        yield attributes
+        return
+    span_id, parent, started, error = new_span_id(), current_span(), time.time(), None
+    token = _SPAN.set(span_id)
+    try:
+        yield attributes
+    except BaseException as raised:
+        error = "".join(traceback.format_exception_only(raised)).strip()
+        raise
+    finally:
+        _SPAN.reset(token)
+        attempt.add_span(
+            Span(
+                span_id=span_id,
+                trace_id=attempt.trace_id,
+                rollout_id=attempt.rollout.rollout_id,
+                attempt_id=attempt.attempt_id,
+                name=name,
+                kind=kind,
+                started_at=started,
+                ended_at=time.time(),
+                parent_id=parent,
+                role=_ROLE.get(),
+                status=SpanStatus.ERROR if error else SpanStatus.OK,
+                error=error,
+                attributes=attributes,
+            )
+        )
+
+
+def emit_reward(value: Any, name: str = FINAL) -> None:
+    """Give a reward from inside the agent.
+
+    Under the name `reward` it judges the whole rollout; under any other name it belongs to the LLM call made last (to
+    the rollout when there was none yet). Without a running attempt the value is checked and nothing else happens.
+
+    Raises:
+        RewardError: not one finite number.
+    """
+    attempt = _ATTEMPT.get()
+    reward = make_reward(value, name=name, source="agent", span_id=attempt.last_call if attempt and name != FINAL else None)
+    if attempt is None:
+        log.debug("emit_reward(%r) outside an attempt does nothing", value)
+        return
+    attempt.add_reward(reward)
+
+
+def emit_message(body: str, **attributes: Any) -> None:
+    """Record a text on the attempt."""
+    with operation("message", SpanKind.MESSAGE, body=body, **attributes):
+        pass
+
+
+def emit_object(value: Any, name: str = "object") -> None:
+    """Record a JSON value on the attempt."""
+    with operation(name, SpanKind.OBJECT, value=value):
+        pass
+
+
+class ContextExecutor(ThreadPoolExecutor):
+    """Threads whose work sees the caller's context variables (asyncio's own default pool drops them).
+
+    As many as are needed, reused when idle. They are daemons: an agent that hangs in one is abandoned, and neither keeps
+    others waiting nor the process from ending.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(max_workers=1, thread_name_prefix="agl-agent")
+        self._work: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._idle = threading.Semaphore(0)
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """As `ThreadPoolExecutor.submit`, in a copy of the caller's context."""
+        future: Future[Any] = Future()
+        context = contextvars.copy_context()
+
+        def work() -> None:
+            if not future.set_running_or_notify_cancel():
+                return
+            try:
+                future.set_result(context.run(fn, *args, **kwargs))
+            except BaseException as error:
+                future.set_exception(error)
+
+        self._work.put(work)
+        if not self._idle.acquire(blocking=False):
+            threading.Thread(target=self._serve, name="agl-agent", daemon=True).start()
+        return future
+
+    def _serve(self) -> None:
+        while True:
+            self._work.get()()
+            self._idle.release()
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Nothing to wait for."""

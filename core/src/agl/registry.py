@@ -1,0 +1,63 @@
+"""Registry: drivers, one of many by name (algorithms, stores, executors, trackers), behind one façade over stevedore.
+
+Listing reads metadata and imports nothing; loading imports the named driver alone.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+from typing import Any
+
+from agl.errors import PluginError
+
+GROUPS = ("agl.algorithms", "agl.stores", "agl.engines", "agl.executors", "agl.trackers")
+_KNOWN_PACKAGES = {"grpo": "agl-grpo", "apo": "agl-apo", "verl": "agl-verl"}
+
+
+def drivers(group: str) -> dict[str, list[importlib.metadata.EntryPoint]]:
+    """Entry points of a group by name; two under one name are a clash that `load` refuses."""
+    found: dict[str, list[importlib.metadata.EntryPoint]] = {}
+    for entry in importlib.metadata.entry_points(group=group):
+        found.setdefault(entry.name, []).append(entry)
+    return dict(sorted(found.items()))
+
+
+def load(group: str, name: str) -> Any:
+    """The driver of a name, or of `dist:name` where two packages bring it.
+
+    Raises:
+        PluginError: unknown, ambiguous, or its module cannot be imported.
+    """
+    from stevedore import DriverManager, ExtensionManager
+    from stevedore.exception import NoMatches
+
+    dist, _, short = name.rpartition(":")
+    entries = [entry for entry in drivers(group).get(short, []) if not dist or (entry.dist and entry.dist.metadata["Name"] == dist)]
+    kind = group.removeprefix("agl.").rstrip("s")
+    if not entries:
+        package = _KNOWN_PACKAGES.get(short.lower())
+        hint = f"; `pip install {package}` brings it" if package else ""
+        raise PluginError(f"no {kind} is named `{name}`; there are {sorted(drivers(group))}{hint}")
+    if len(entries) > 1:
+        packages = sorted(entry.dist.metadata["Name"] for entry in entries if entry.dist)
+        raise PluginError(f"{packages} both bring the {kind} `{short}`; say which: " + " or ".join(f"`{package}:{short}`" for package in packages))
+    # stevedore's disk cache keeps the entry points of an edited package for two minutes and loses their distribution.
+    ExtensionManager.ENTRY_POINT_CACHE[group] = entries
+    try:
+        return DriverManager(group, short, invoke_on_load=False).driver
+    except (ImportError, AttributeError, NoMatches) as error:
+        raise PluginError(f"{kind} `{name}` could not be loaded: {type(error).__name__}: {error}") from error
+    finally:
+        ExtensionManager.ENTRY_POINT_CACHE.pop(group, None)
+
+
+def algorithm_class(name: str) -> Any:
+    """The algorithm behind `agl.GRPO` and its like.
+
+    Raises:
+        AttributeError: no installed package brings it (what attribute access must raise).
+    """
+    try:
+        return load("agl.algorithms", name.lower())
+    except PluginError as error:
+        raise AttributeError(f"module `agl` has no attribute `{name}`: {error}") from error

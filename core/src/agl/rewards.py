@@ -1,0 +1,53 @@
+"""Reward: a named finite number, bound to a rollout, a call or a role, with its source. A missing reward is missing, never 0."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Any
+
+import msgspec
+
+from agl.errors import RewardError
+
+FINAL = "reward"
+"""Name of the reward that judges the whole rollout."""
+
+
+class Reward(msgspec.Struct, frozen=True, kw_only=True):
+    """One judgement."""
+
+    value: float
+    name: str = FINAL
+    source: str = "agent"
+    """Who judged: `returned`, `agent` (emitted by its code), or a plugin's name."""
+    span_id: str | None = None
+    """The call that it judges; None for the whole rollout."""
+    role: str | None = None
+    """The role that it judges; None for all."""
+    created_at: float = 0.0
+
+
+def make_reward(value: Any, *, name: str = FINAL, source: str, span_id: str | None = None, role: str | None = None) -> Reward:
+    """A checked reward; accepts int, float, bool and numpy or torch scalars.
+
+    Raises:
+        RewardError: None, NaN, infinite, a text, or anything else that is not one number.
+    """
+    return Reward(value=_number(value, name, source), name=name, source=source, span_id=span_id, role=role, created_at=time.time())
+
+
+def _number(value: Any, name: str, source: str) -> float:
+    item = getattr(value, "item", None)
+    if callable(item) and not isinstance(value, (str, bytes)):
+        try:
+            value = item()
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise RewardError(f"reward `{name}` from {source} must be one number, given was {value!r}: {error}") from None
+    if isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, (int, float)):
+        raise RewardError(f"reward `{name}` from {source} must be a finite number, given was {value!r} ({type(value).__name__}); return a float")
+    if not math.isfinite(value):
+        raise RewardError(f"reward `{name}` from {source} must be a finite number, given was {value!r}; return a float")
+    return float(value)

@@ -1,0 +1,248 @@
+"""Runner: takes queued rollouts, runs the agent on each, and ends every attempt with what it recorded.
+
+Many attempts share one event loop: async agents run on it, sync ones in threads. Context variables keep them apart. An
+agent's exception is data; only a broken plugin stops the run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import time
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from agl.agents import AgentAdapter, AgentSpec, call
+from agl.context import ActiveAttempt, entered
+from agl.errors import ConfigError, PluginError, RewardError
+from agl.gateway.server import Gateway
+from agl.plugins import Plugins
+from agl.resources import Resources
+from agl.results import RolloutResult
+from agl.rewards import FINAL, Reward, make_reward
+from agl.rollouts import AttemptStatus, Failure, Rollout
+from agl.spans import Span, SpanKind, SpanStatus
+from agl.store.sql import SQLStore
+
+log = logging.getLogger("agl")
+
+HEARTBEAT_SECONDS = 10.0
+OUTPUT_LIMIT = 20_000
+"""Characters kept of an agent's output."""
+
+
+class BoundAgent:
+    """An agent with its adapter: task in, output and own reward out."""
+
+    def __init__(self, agent: Any, plugins: Plugins) -> None:
+        self.spec = agent if isinstance(agent, AgentSpec) else AgentSpec(agent)
+        self.adapter: AgentAdapter = plugins.adapt_agent(self.spec.agent)
+        if self.adapter.returns_reward and self.spec.reward is not None:
+            raise ConfigError(f"`{self.adapter.name}` returns its reward itself; give `reward=` only for agents that do not")
+
+    def input(self, task: dict[str, Any]) -> Any:
+        """What the agent may see of a task.
+
+        Raises:
+            ConfigError: the task lacks what is needed.
+        """
+        if self.spec.input is None:
+            if self.adapter.returns_reward:  # the user's own code, which decides itself what to pass on
+                return task
+            if "input" not in task:
+                raise ConfigError(
+                    f"say which part of a task the agent may see: `agl.agent({self.spec.name}, input=lambda task: …)`; the task has the fields {sorted(task)}"
+                )
+            return task["input"]
+        try:
+            return self.spec.input(task)
+        except Exception as error:
+            raise ConfigError(f"the `input` function failed with {type(error).__name__}: {error}; the task has the fields {sorted(task)}") from error
+
+    async def run(self, rollout: Rollout, resources: Resources) -> tuple[Any, list[Reward]]:
+        """Run on a rollout's task; returns the output and the rewards that the agent or its reward function gives."""
+        given = await self.adapter.run(self.input(rollout.task.data), resources, rollout)
+        if self.adapter.returns_reward:
+            return given, [] if given is None else [make_reward(given, source="returned")]
+        output = given if self.spec.output is None else self.spec.output(given)
+        if self.spec.reward is None:
+            return output, []
+        return output, [make_reward(await call(self.spec.reward, rollout.task.data, output), source="returned")]
+
+
+class ThreadExecutor:
+    """Runs a run's rollouts in this process.
+
+    Args:
+        n_runners: most attempts at the same time.
+        failure_reward: reward of an attempt in which the agent itself failed; None excludes it.
+    """
+
+    def __init__(
+        self,
+        *,
+        run_id: str,
+        agent: BoundAgent,
+        store: SQLStore,
+        gateway: Gateway,
+        plugins: Plugins,
+        n_runners: int,
+        failure_reward: float | None = 0.0,
+    ) -> None:
+        self._run_id, self._agent, self._store, self._gateway, self._plugins = run_id, agent, store, gateway, plugins
+        self._n_runners, self._failure_reward = n_runners, failure_reward
+        self._worker_id = f"{socket.gethostname()}-{os.getpid()}"
+        self._active: dict[str, asyncio.Task[None]] = {}
+        self._resources: dict[int, Resources] = {}
+
+    async def run(self) -> None:
+        """Work until cancelled.
+
+        Raises:
+            PluginError: a plugin broke; nothing can go on without it.
+        """
+        heartbeat = asyncio.ensure_future(self._heartbeat())
+        try:
+            while True:
+                free = self._n_runners - len(self._active)
+                claimed = await self._store.claim(self._run_id, self._worker_id, free) if free else []
+                for rollout in claimed:
+                    assert rollout.attempt is not None
+                    self._active[rollout.attempt.attempt_id] = asyncio.ensure_future(self._attempt(rollout))
+                await self._wait(free > len(claimed))
+        finally:
+            heartbeat.cancel()
+            for task in self._active.values():
+                task.cancel()
+            await asyncio.gather(*self._active.values(), return_exceptions=True)
+
+    async def _wait(self, idle: bool) -> None:
+        """Until an attempt ended or, with free runners, work may have come; raises what stops the run."""
+        waits: set[asyncio.Task[None]] = set(self._active.values())
+        work = asyncio.ensure_future(self._store.wait_for_work()) if idle else None
+        done, _ = await asyncio.wait(waits | ({work} if work else set()), return_when=asyncio.FIRST_COMPLETED)
+        if work is not None:
+            work.cancel()
+        self._active = {attempt_id: task for attempt_id, task in self._active.items() if task not in done}
+        for task in done:
+            task.result()
+
+    async def _heartbeat(self) -> None:
+        while True:
+            await asyncio.sleep(HEARTBEAT_SECONDS)
+            if self._active:
+                await self._store.heartbeat(list(self._active))
+
+    async def _attempt(self, rollout: Rollout) -> None:
+        resources = await self._load(rollout.resources_version)
+        attempt = ActiveAttempt(rollout, resources)
+        upstreams = resources.llms()
+        attempt.resources = resources.replace(self._gateway.open(attempt, upstreams)) if upstreams else resources
+        await self._plugins.observe("agl_rollout_started", rollout=rollout)
+        started = time.time()
+        try:
+            outcome = await self._outcome(attempt)
+        finally:
+            await self._gateway.close(attempt.attempt_id)
+        await self._end(attempt, outcome, started)
+
+    async def _load(self, version: int) -> Resources:
+        if version not in self._resources:
+            self._resources[version] = await self._store.resources(self._run_id, version)
+        return self._resources[version]
+
+    async def _outcome(self, attempt: ActiveAttempt) -> _Outcome:
+        rollout, rewards, output = attempt.rollout, [], None
+        try:
+            with entered(attempt), self._plugins.opened(attempt):
+                async with asyncio.timeout(rollout.timeout):
+                    output, rewards = await self._agent.run(rollout, attempt.resources)
+        except PluginError:
+            raise
+        except RewardError as error:
+            return _Outcome(AttemptStatus.FAILED, Failure.REWARD, str(error))
+        except TimeoutError:
+            return _Outcome(AttemptStatus.TIMEOUT, Failure.TIMEOUT, f"the agent did not end within {rollout.timeout} s\n{traceback.format_exc()}")
+        except asyncio.CancelledError:
+            return _Outcome(AttemptStatus.CANCELLED, Failure.CANCELLED, "stopped from outside", cancelled=True)
+        except BaseException:  # an agent may raise anything, SystemExit among it: its attempt fails, the run goes on
+            failure = Failure.INFRASTRUCTURE if attempt.infrastructure_error else Failure.AGENT
+            return _Outcome(AttemptStatus.FAILED, failure, traceback.format_exc())
+        if attempt.infrastructure_error:  # the agent hid it, yet what it returned says nothing of the agent
+            return _Outcome(AttemptStatus.FAILED, Failure.INFRASTRUCTURE, attempt.infrastructure_error)
+        return _Outcome(AttemptStatus.SUCCEEDED, None, None, output=_json(output), rewards=rewards)
+
+    async def _end(self, attempt: ActiveAttempt, outcome: _Outcome, started: float) -> None:
+        spans, emitted = attempt.close()
+        rewards = [*emitted, *outcome.rewards]
+        ended = msgspec.structs.replace(
+            attempt.rollout.attempt, status=outcome.status, failure=outcome.failure, error=outcome.error, output=outcome.output, ended_at=time.time()
+        )
+        spans.append(self._root(attempt, outcome, started))
+        result = RolloutResult(rollout=msgspec.structs.replace(attempt.rollout, attempt=ended), spans=tuple(spans), rewards=tuple(rewards))
+        if outcome.failure not in (Failure.INFRASTRUCTURE, Failure.CANCELLED):
+            rewards += await self._plugins.rewards(result)
+        judged = any(reward.name == FINAL for reward in rewards)
+        if outcome.failure in (Failure.AGENT, Failure.TIMEOUT) and not judged and self._failure_reward is not None:
+            rewards.append(make_reward(self._failure_reward, source="failure"))
+        if outcome.failure is None and not judged:
+            outcome = outcome.failed(Failure.REWARD, _NO_REWARD.format(name=self._agent.spec.name))
+        await self._store.finish(
+            attempt.attempt_id,
+            outcome.status,
+            failure=outcome.failure,
+            error=outcome.error,
+            output=outcome.output,
+            spans=spans,
+            rewards=rewards,
+        )
+        await self._plugins.observe("agl_rollout_ended", result=msgspec.structs.replace(result, rewards=tuple(rewards)))
+        if outcome.cancelled:
+            raise asyncio.CancelledError
+
+    def _root(self, attempt: ActiveAttempt, outcome: _Outcome, started: float) -> Span:
+        return Span(
+            span_id=attempt.root_id,
+            trace_id=attempt.trace_id,
+            rollout_id=attempt.rollout.rollout_id,
+            attempt_id=attempt.attempt_id,
+            name=self._agent.spec.name,
+            kind=SpanKind.AGENT,
+            started_at=started,
+            ended_at=time.time(),
+            status=SpanStatus.ERROR if outcome.failure else SpanStatus.OK,
+            error=outcome.error.strip().splitlines()[-1] if outcome.error else None,
+            attributes={"output": outcome.output},
+        )
+
+
+_NO_REWARD = "no reward: `{name}` returned None and emitted none; return a float, give `reward=`, or call `agl.emit_reward`"
+
+
+class _Outcome(msgspec.Struct, kw_only=False):
+    """How an attempt ended."""
+
+    status: AttemptStatus
+    failure: Failure | None
+    error: str | None
+    output: Any = None
+    rewards: list[Reward] = []
+    cancelled: bool = False
+
+    def failed(self, failure: Failure, error: str) -> _Outcome:
+        return msgspec.structs.replace(self, status=AttemptStatus.FAILED, failure=failure, error=error)
+
+
+def _json(value: Any) -> Any:
+    """A value as JSON, its text where JSON cannot hold it."""
+    hook: Callable[[Any], Any] = str
+    try:
+        encoded = msgspec.json.encode(value, enc_hook=hook)
+        return msgspec.json.decode(encoded) if len(encoded) <= OUTPUT_LIMIT else encoded[:OUTPUT_LIMIT].decode(errors="ignore")
+    except (TypeError, ValueError, RecursionError):
+        return repr(value)[:OUTPUT_LIMIT]

@@ -1,0 +1,257 @@
+"""Run: what one `fit` is, and all that an algorithm sees of the world."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import random
+import shutil
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from agl.console import Console
+from agl.errors import AglError, GatewayError, RewardError
+from agl.plugins import Plugins
+from agl.resources import Resource, Resources
+from agl.results import Evaluation, Group, RolloutResult
+from agl.rollouts import Failure, Rollout, new_id
+from agl.store.sql import SQLStore
+from agl.tasks import Mode, Task
+from agl.transitions import RoleFilter, transitions_of
+
+StepMetrics = dict[str, Any]
+EXPIRE_SECONDS = 60.0
+"""Silence after which a worker counts as lost: six heartbeats."""
+KEEP_CHECKPOINTS = 2
+
+
+class TaskSet:
+    """The tasks of one dataset; `sample` goes through them in shuffled epochs."""
+
+    def __init__(self, tasks: Sequence[Task], seed: int) -> None:
+        self.tasks = tuple(tasks)
+        self._seed = seed
+        self.cursor = 0
+        """How many tasks have been drawn; part of a checkpoint."""
+
+    def __len__(self) -> int:
+        return len(self.tasks)
+
+    def __iter__(self) -> Iterator[Task]:
+        return iter(self.tasks)
+
+    def sample(self, n: int) -> list[Task]:
+        """The next `n` tasks: every task once per epoch, in an order that the run's seed and the epoch decide."""
+        drawn = []
+        for position in range(self.cursor, self.cursor + n):
+            epoch, index = divmod(position, len(self.tasks))
+            order = list(range(len(self.tasks)))
+            random.Random(f"{self._seed}:{epoch}").shuffle(order)
+            drawn.append(self.tasks[order[index]])
+        self.cursor += n
+        return drawn
+
+
+class Run:
+    """One `fit`: its id, datasets, store, metrics and checkpoints.
+
+    An algorithm asks for rollouts, publishes resources and evaluates through it; who runs the agents, and where, it does
+    not see.
+    """
+
+    def __init__(
+        self,
+        *,
+        run_id: str,
+        directory: Path,
+        seed: int,
+        store: SQLStore,
+        plugins: Plugins,
+        console: Console,
+        datasets: dict[str, Sequence[Task]],
+        roles: RoleFilter,
+        timeout: float | None,
+        max_attempts: int,
+    ) -> None:
+        self.id = run_id
+        self.directory = directory
+        self.seed = seed
+        self.store = store
+        self.console = console
+        self.train = TaskSet(datasets.get("train", ()), seed)
+        self.val = TaskSet(datasets.get("val", ()), seed)
+        self.test = TaskSet(datasets.get("test", ()), seed)
+        self.step = 0
+        """The step that runs now, from 0."""
+        self.finished = 0
+        """Steps whose resources are published."""
+        self.resources = Resources(version=0, values={})
+        """The newest published version."""
+        self.restored: Path | None = None
+        """Folder of the checkpoint that this run goes on from."""
+        self._plugins, self._roles, self._timeout, self._max_attempts = plugins, roles, timeout, max_attempts
+        self._step_started = time.monotonic()
+
+    def steps(self, total: int) -> Iterator[int]:
+        """Step numbers that are left of `total`; the console shows them."""
+        self.console.total_steps = total
+        for self.step in range(self.finished, total):
+            self._step_started = time.monotonic()
+            yield self.step
+
+    async def rollout(self, tasks: Sequence[Task], *, n: int = 1, mode: Mode = Mode.TRAIN, strict: bool = True) -> list[Group]:
+        """Run the agent `n` times on each task under the newest resources; returns when all have ended.
+
+        Args:
+            strict: raise when a batch went wrong as a whole, rather than return it.
+
+        Returns:
+            One group per task, in the order given, with every rollout in it: failed ones are classed.
+
+        Raises:
+            GatewayError: the endpoint failed every rollout.
+            RewardError: most rollouts have no usable reward.
+            AglError: every rollout failed.
+        """
+        rollouts = [self._rollout(task, index, sample, mode) for index, task in enumerate(tasks) for sample in range(n)]
+        await self.store.enqueue(rollouts)
+        ids = [rollout.rollout_id for rollout in rollouts]
+        await self._wait(ids, str(mode))
+        found = await self.store.results(ids)
+        results = await asyncio.to_thread(lambda: [self._with_transitions(result) for result in found])
+        if strict:
+            self._check(results)
+        return [Group(task=task, results=tuple(results[i * n : (i + 1) * n])) for i, task in enumerate(tasks)]
+
+    def _rollout(self, task: Task, index: int, sample: int, mode: Mode) -> Rollout:
+        task = msgspec.structs.replace(task, mode=mode)
+        step = self.step if mode == Mode.TRAIN else self.finished
+        digest = hashlib.blake2b(f"{self.seed}:{step}:{mode}:{index}:{task.task_id}:{sample}".encode(), digest_size=6).digest()
+        return Rollout(
+            rollout_id=new_id("ro"),
+            run_id=self.id,
+            task=task,
+            group_id=f"{step}-{mode}-{index}",
+            sample=sample,
+            step=step,
+            resources_version=self.resources.version,
+            seed=int.from_bytes(digest, "big"),
+            timeout=self._timeout,
+            max_attempts=self._max_attempts,
+            created_at=time.time(),
+        )
+
+    async def _wait(self, ids: Sequence[str], label: str) -> None:
+        with self.console.rollouts(label, len(ids)) as show:
+            left, checked = len(ids), time.monotonic()
+            while left:
+                left = await self.store.wait_ended(ids, timeout=1.0)
+                show(len(ids) - left)
+                if time.monotonic() - checked > EXPIRE_SECONDS / 4:
+                    checked = time.monotonic()
+                    await self.store.expire(self.id, EXPIRE_SECONDS)
+
+    def _with_transitions(self, result: RolloutResult) -> RolloutResult:
+        transitions = transitions_of(result.spans, self._roles.why_not)
+        return msgspec.structs.replace(result, transitions=self._plugins.assign_credit(result, transitions))
+
+    def _check(self, results: Sequence[RolloutResult]) -> None:
+        """Say loudly what no run should go on with."""
+        failed = [result for result in results if result.failure is not None]
+        kinds = Counter(result.failure for result in failed)
+        if not failed:
+            return
+        first = next((r for r in failed if r.failure == kinds.most_common(1)[0][0]), failed[0])
+        error = (first.rollout.attempt.error if first.rollout.attempt else None) or "no attempt was made"
+        last_line = error.strip().splitlines()[-1]
+        if kinds[Failure.REWARD] * 2 > len(results):
+            raise RewardError(f"{kinds[Failure.REWARD]} of {len(results)} rollouts have no usable reward; the first says: {last_line}")
+        if len(failed) == len(results):
+            if kinds[Failure.INFRASTRUCTURE] == len(failed):
+                raise GatewayError(f"all {len(results)} rollouts failed at the endpoint; the first says: {last_line}")
+            raise AglError(
+                f"all {len(results)} rollouts failed ({_counts(kinds)}); the first ({first.rollout.rollout_id}) says:\n{error.strip()}\n"
+                "Try the agent on a few tasks with `Trainer.dev` or `agl dev`."
+            )
+        self.console.failures(_counts(kinds), last_line)
+
+    async def publish(self, *, metrics: StepMetrics | None = None, **resources: Resource) -> Resources:
+        """A new version of the resources, with all other names kept; with `metrics` it ends the step."""
+        self.resources = await self.store.publish(self.id, resources)
+        await self._plugins.observe("agl_resources_published", run=self, resources=self.resources)
+        if metrics is not None:
+            self.finished = self.step + 1
+            metrics = {"step": self.finished, "version": self.resources.version, **metrics, "seconds": round(time.monotonic() - self._step_started, 3)}
+            self._append("metrics.jsonl", metrics)
+            self.console.step(metrics)
+            await self._plugins.observe("agl_step_ended", run=self, metrics=metrics)
+        return self.resources
+
+    async def evaluate(self, tasks: TaskSet | Sequence[Task] | None = None, *, mode: Mode = Mode.VAL) -> Evaluation:
+        """Run the agent once on each task (the validation dataset when none are given), with the resources' eval parameters."""
+        chosen = list(self.val if tasks is None else tasks)
+        groups = await self.rollout(chosen, mode=mode)
+        evaluation = Evaluation(
+            results=tuple(group.results[0] for group in groups), mode=str(mode), step=self.finished, resources_version=self.resources.version
+        )
+        self._append(
+            "evaluations.jsonl",
+            {
+                "step": self.finished,
+                "mode": str(mode),
+                "version": self.resources.version,
+                "reward": evaluation.mean,
+                "n": len(chosen),
+                "excluded": dict(evaluation.excluded),
+                "rollouts": [result.rollout.rollout_id for result in evaluation.results],
+            },
+        )
+        self.console.evaluation(evaluation)
+        return evaluation
+
+    async def checkpoint(self, save: Callable[[Path], None]) -> Path:
+        """Keep the state after the finished steps: `save` writes into the folder it is given; the folder appears whole or not at all."""
+        folder = self.directory / "checkpoints" / f"step-{self.finished:06d}"
+        partial = folder.with_suffix(".partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        await asyncio.to_thread(save, partial)
+        (partial / "position.json").write_text(json.dumps({"finished": self.finished, "cursor": self.train.cursor}))
+        shutil.rmtree(folder, ignore_errors=True)
+        partial.rename(folder)
+        for old in sorted(folder.parent.glob("step-??????"))[:-KEEP_CHECKPOINTS]:
+            shutil.rmtree(old)
+        await self.store.update_run(self.id, step=self.finished)
+        return folder
+
+    def restore(self) -> bool:
+        """Go on from the newest checkpoint; false when there is none, in which case the run starts anew."""
+        found = sorted((self.directory / "checkpoints").glob("step-??????"))
+        if found:
+            self.restored = found[-1]
+            position = json.loads((self.restored / "position.json").read_text())
+            self.finished, self.train.cursor = position["finished"], position["cursor"]
+        self.step = self.finished
+        for name in ("metrics.jsonl", "evaluations.jsonl"):  # what is done again is not counted twice
+            kept = [line for line in self.read(name) if found and line["step"] <= self.finished]
+            (self.directory / name).write_text("".join(json.dumps(line) + "\n" for line in kept))
+        return bool(found)
+
+    def read(self, name: str) -> list[dict[str, Any]]:
+        """Lines of one of the run's JSON-lines files (`metrics.jsonl`, `evaluations.jsonl`)."""
+        path = self.directory / name
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+    def _append(self, name: str, line: dict[str, Any]) -> None:
+        with (self.directory / name).open("a") as file:
+            file.write(json.dumps(line) + "\n")
+
+
+def _counts(kinds: Counter[Any]) -> str:
+    return ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())

@@ -1,0 +1,1 @@
+from agl.spans import *  # noqa

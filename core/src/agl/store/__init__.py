@@ -1,0 +1,1 @@
+"""Store: runs, resources, rollouts, attempts, spans and rewards, durable before they are acknowledged."""

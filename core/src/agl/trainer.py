@@ -1,0 +1,464 @@
+"""Trainer: composes agent, algorithm, store, gateway and runners; holds no learning."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+import msgspec
+
+from agl.algorithms import Algorithm
+from agl.console import Console
+from agl.context import ContextExecutor
+from agl.errors import ConfigError, GatewayError
+from agl.gateway.server import Gateway
+from agl.plugins import Plugins
+from agl.registry import load
+from agl.resources import LLM, PromptTemplate, Resource, Resources
+from agl.results import Evaluation, RolloutResult
+from agl.rollouts import new_id
+from agl.runner import BoundAgent, ThreadExecutor
+from agl.runs import Run
+from agl.store.sql import RunRecord, SQLStore
+from agl.tasks import Mode, make_tasks
+from agl.transitions import RoleFilter
+
+T = TypeVar("T")
+
+RESUME_VARIABLE = "AGL_RESUME"
+"""Id of the run that `fit` goes on with, or `latest`; `agl train --resume` sets it."""
+DEV_TASKS = 10
+_ADAPTER_OPTIONS = {"agent_match"}
+
+
+class FitResult(msgspec.Struct, frozen=True, kw_only=True):
+    """What a `fit` brought."""
+
+    run_id: str
+    directory: Path
+    """Holds `metrics.jsonl`, `evaluations.jsonl` and `checkpoints/`."""
+    store: Path
+    resources: Resources
+    """The newest version. An LLM in it has lived in the algorithm's engine; its weights are in the last checkpoint."""
+    seconds: float
+    """Wall seconds of the learning, evaluations within it included."""
+    before: Evaluation | None = None
+    """On `test_dataset`, before learning."""
+    after: Evaluation | None = None
+    """On `test_dataset`, after it."""
+
+    @property
+    def checkpoint(self) -> Path | None:
+        """Folder of the last checkpoint."""
+        return max((self.directory / "checkpoints").glob("step-??????"), default=None)
+
+    def summary(self) -> str:
+        """The gain in one sentence."""
+        if self.before is None or self.after is None or self.before.mean is None or self.after.mean is None:
+            return f"run {self.run_id}: {self.seconds:.0f} s, no test dataset was given"
+        n = len(self.after.results)
+        return f"run {self.run_id}: test reward {self.before.mean:.3f} -> {self.after.mean:.3f} on {n} tasks in {self.seconds:.0f} s"
+
+    def report(self, path: str | Path | None = None) -> Path:
+        """Write the one-file HTML report (and the curve as PNG beside it); needs `pip install "agl-core[report]"`."""
+        from agl.report import write_report
+
+        return write_report(self.store, self.run_id, path)
+
+
+class Trainer:
+    """Trains, tries and evaluates an agent.
+
+    Args:
+        algorithm: an `Algorithm`, or the name of an installed one.
+        n_runners: most rollouts at the same time (`n_workers` is its old name).
+        adapter: `{"agent_match": regex}`: only calls of matching roles are learned from.
+        roles: `{"writer": "train", "checker": "freeze"}`, the same by name.
+        initial_resources: LLMs and prompt templates by name; the algorithm's own are added.
+        store: path of the SQLite file.
+        plugins: plugin objects for this Trainer alone.
+        seed: of everything that is drawn.
+        timeout: seconds that one attempt may take; None for no limit.
+        max_attempts: tries at a rollout whose endpoint or worker failed.
+        failure_reward: reward of a rollout in which the agent itself failed; None excludes it from its group.
+        host: address of the gateway; the loopback unless told.
+        gateway_port: 0 for any free one.
+        quiet: print nothing.
+
+    Raises:
+        ConfigError: an option that cannot work, or two that contradict.
+    """
+
+    def __init__(
+        self,
+        *,
+        algorithm: Algorithm | str | None = None,
+        n_runners: int | None = None,
+        n_workers: int | None = None,
+        adapter: Mapping[str, Any] | None = None,
+        roles: Mapping[str, str] | None = None,
+        initial_resources: Mapping[str, Resource] | None = None,
+        store: str | Path = ".agl/store.sqlite",
+        plugins: Iterable[Any] = (),
+        seed: int = 0,
+        timeout: float | None = 600.0,
+        max_attempts: int = 2,
+        failure_reward: float | None = 0.0,
+        host: str = "127.0.0.1",
+        gateway_port: int = 0,
+        quiet: bool = False,
+    ) -> None:
+        if n_runners is not None and n_workers is not None:
+            raise ConfigError("`n_workers` is the old name of `n_runners`; give one of them")
+        self.n_runners = _at_least(1, n_runners if n_runners is not None else 8 if n_workers is None else n_workers, "n_runners")
+        unknown = set(adapter or {}) - _ADAPTER_OPTIONS
+        if unknown:
+            raise ConfigError(f"`adapter` has the options {sorted(_ADAPTER_OPTIONS)}, given was {sorted(unknown)}")
+        self.roles = RoleFilter((adapter or {}).get("agent_match"), roles)
+        self.algorithm = load("agl.algorithms", algorithm)() if isinstance(algorithm, str) else algorithm
+        if self.algorithm is not None and not isinstance(self.algorithm, Algorithm):
+            raise ConfigError(f"`algorithm` must be an `agl.Algorithm` or the name of one, given was {self.algorithm!r}")
+        self.initial_resources = dict(initial_resources or {})
+        for name, value in self.initial_resources.items():
+            if not isinstance(value, (LLM, PromptTemplate)):
+                raise ConfigError(f"`initial_resources[{name!r}]` must be an `agl.LLM` or `agl.PromptTemplate`, given was {value!r}")
+        self.store, self.seed = Path(store), seed
+        self.timeout, self.max_attempts, self.failure_reward = timeout, _at_least(1, max_attempts, "max_attempts"), failure_reward
+        if timeout is not None and timeout <= 0:
+            raise ConfigError(f"`timeout` must be positive seconds or None, given was {timeout!r}")
+        self.host, self.gateway_port = host, gateway_port
+        self.console = Console(quiet=quiet)
+        self.plugins = Plugins(plugins)
+        self.plugins.configure(self._config())
+
+    def fit(
+        self, agent: Any, train_dataset: Any, val_dataset: Any = None, *, test_dataset: Any = None, resume: bool | str | None = None
+    ) -> FitResult:
+        """Let the algorithm learn from the agent's rollouts.
+
+        Args:
+            agent: `agl.agent(…)`, an `@agl.rollout` function, a `LitAgent`, or anything an installed plugin recognises.
+            train_dataset: sequence of dicts.
+            val_dataset: measured during learning.
+            test_dataset: measured once before and once after learning; nothing is chosen by it.
+            resume: True for the store's latest unfinished run, or a run's id: goes on after its last checkpoint.
+
+        Raises:
+            ConfigError: before anything starts.
+            KeyboardInterrupt: after a clean end by Ctrl-C; `agl train --resume` goes on.
+        """
+        if self.algorithm is None:
+            raise ConfigError("`fit` needs `algorithm=`, such as `agl.GRPO(model=…)`; to try the agent without learning use `dev`")
+        if resume is None:
+            resume = os.environ.get(RESUME_VARIABLE) or None
+        datasets = _datasets(train=train_dataset, val=val_dataset, test=test_dataset)
+        return _run_loop(lambda: self._fit(agent, datasets, resume), self.console)
+
+    async def _fit(self, agent: Any, datasets: dict[str, Any], resume: bool | str | None) -> FitResult:
+        assert self.algorithm is not None
+        async with self._session(agent, datasets, self.store, resume=resume) as run:
+            status = "failed"
+            try:
+                before = await self._test(run, first=True)
+                started = time.monotonic()
+                await self.algorithm.fit(run)
+                seconds = time.monotonic() - started
+                after = await self._test(run, first=False)
+                status = "done"
+            except asyncio.CancelledError:
+                status = "stopped"
+                self.console.say(f"stopped after {run.finished} steps; go on with: agl train --resume {run.id}")
+                raise
+            finally:
+                await run.store.update_run(run.id, status=status)
+            return FitResult(
+                run_id=run.id,
+                directory=run.directory,
+                store=self.store,
+                resources=run.resources,
+                seconds=seconds,
+                before=before,
+                after=after,
+            )
+
+    async def _test(self, run: Run, *, first: bool) -> Evaluation | None:
+        if not len(run.test):
+            return None
+        done = [line for line in run.read("evaluations.jsonl") if line["mode"] == Mode.TEST and (line["step"] == 0 if first else False)]
+        if done:  # measured before the run was stopped
+            results = await run.store.results(done[0]["rollouts"])
+            return Evaluation(results=tuple(results), mode="test", step=0, resources_version=done[0]["version"])
+        return await run.evaluate(run.test, mode=Mode.TEST)
+
+    def dev(self, agent: Any, dev_dataset: Any) -> list[RolloutResult]:
+        """A dry run of at most ten tasks against `initial_resources`: prints every span as a tree with the reward, changes nothing.
+
+        Raises:
+            ConfigError: before anything starts.
+        """
+        datasets = _datasets(train=list(dev_dataset)[:DEV_TASKS] if not isinstance(dev_dataset, (str, bytes, dict)) else dev_dataset)
+        return _run_loop(lambda: self._dev(agent, datasets), self.console)
+
+    async def _dev(self, agent: Any, datasets: dict[str, Any]) -> list[RolloutResult]:
+        with tempfile.TemporaryDirectory() as folder:
+            async with self._session(agent, datasets, Path(folder) / "store.sqlite", algorithm=False) as run:
+                groups = await run.rollout(list(run.train), mode=Mode.VAL, strict=False)
+        results = [group.results[0] for group in groups]
+        for result in results:
+            self.console.rollout(result)
+        return results
+
+    def evaluate(self, agent: Any, dataset: Any) -> Evaluation:
+        """Mean reward of the agent on a dataset, with the resources that the algorithm starts with, or `initial_resources`.
+
+        Raises:
+            ConfigError: before anything starts.
+        """
+        datasets = _datasets(test=dataset)
+        return _run_loop(lambda: self._evaluate(agent, datasets), self.console)
+
+    async def _evaluate(self, agent: Any, datasets: dict[str, Any]) -> Evaluation:
+        async with self._session(agent, datasets, self.store) as run:
+            evaluation = await run.evaluate(run.test, mode=Mode.TEST)
+            await run.store.update_run(run.id, status="done")
+            return evaluation
+
+    @contextlib.asynccontextmanager
+    async def _session(
+        self, agent: Any, datasets: dict[str, Any], path: Path, *, algorithm: bool = True, resume: bool | str | None = None
+    ) -> AsyncIterator[Run]:
+        """Store, gateway, algorithm and runners, up for one run; taken down whatever happens."""
+        bound = BoundAgent(agent, self.plugins)
+        for name, tasks in datasets.items():
+            try:
+                bound.input(tasks[0].data)
+            except ConfigError as error:
+                raise ConfigError(f"`{name}_dataset[0]`: {error}") from error.__cause__
+        learner = self.algorithm if algorithm else None
+        if learner is None:
+            self._check_resources()
+        async with contextlib.AsyncExitStack() as stack:
+            stack.enter_context(_placeholder_key())
+            store = SQLStore(path)
+            stack.callback(store.close)
+            run = await self._open_run(store, datasets, resume)
+            gateway = Gateway(store, host=self.host, port=self.gateway_port)
+            await gateway.start()
+            stack.push_async_callback(gateway.stop)
+            values = dict(self.initial_resources)
+            if learner is not None:
+                stack.push_async_callback(learner.stop)
+                values |= await learner.start(run)
+            await run.publish(**values)
+            executor = ThreadExecutor(
+                run_id=run.id,
+                agent=bound,
+                store=store,
+                gateway=gateway,
+                plugins=self.plugins,
+                n_runners=self.n_runners,
+                failure_reward=self.failure_reward,
+            )
+            work = asyncio.ensure_future(executor.run())
+            stack.push_async_callback(_end, work)
+            stack.push_async_callback(store.cancel, run.id)
+            with _raises_here(work):
+                yield run
+
+    async def _open_run(self, store: SQLStore, datasets: dict[str, Any], resume: bool | str | None) -> Run:
+        old = await self._to_resume(store, resume) if resume else None
+        run_id = old.run_id if old else new_id("run")[:12]
+        directory = Path(old.directory) if old else self.store.parent.absolute() / "runs" / run_id
+        if store.path != self.store:  # a dry run
+            directory = store.path.parent
+        directory.mkdir(parents=True, exist_ok=True)
+        run = Run(
+            run_id=run_id,
+            directory=directory,
+            seed=self.seed,
+            store=store,
+            plugins=self.plugins,
+            console=self.console,
+            datasets=datasets,
+            roles=self.roles,
+            timeout=self.timeout,
+            max_attempts=self.max_attempts,
+        )
+        if old is not None:
+            await store.cancel(run_id)
+            found = run.restore()
+            await store.update_run(run_id, status="running")
+            self.console.say(f"run {run_id} goes on after step {run.finished}" if found else f"run {run_id} had no checkpoint and starts anew")
+            return run
+        record = RunRecord(
+            run_id=run_id,
+            created_at=time.time(),
+            status="running",
+            step=0,
+            seed=self.seed,
+            config=self._config(),
+            command=[sys.executable, *sys.orig_argv[1:]],
+            folder=os.getcwd(),
+            directory=str(directory),
+        )
+        await store.create_run(record)
+        return run
+
+    async def _to_resume(self, store: SQLStore, resume: bool | str) -> RunRecord:
+        if resume in (True, "latest"):
+            unfinished = [record for record in await store.runs() if record.status != "done"]
+            if not unfinished:
+                raise ConfigError(f"store `{store.path}` has no unfinished run to go on with; start one without `resume`")
+            record = unfinished[-1]
+        else:
+            record = await store.run(str(resume))
+        if record.status == "done":
+            raise ConfigError(f"run `{record.run_id}` is done; start a new one without `resume`")
+        now = self._config()
+        differs = sorted(name for name in {*now, *record.config} if now.get(name) != record.config.get(name))
+        if differs:
+            values = ", ".join(f"{name} was {record.config.get(name)!r} and is {now.get(name)!r}" for name in differs)
+            raise ConfigError(f"run `{record.run_id}` can only go on with its own configuration: {values}")
+        return record
+
+    def _check_resources(self) -> None:
+        """Refuse to start when an endpoint cannot be reached, rather than fail each rollout."""
+        if not self.initial_resources:
+            raise ConfigError('without an algorithm the agent needs `initial_resources={"main_llm": agl.LLM(endpoint=…, model=…)}`')
+        for name, llm in self.initial_resources.items():
+            if isinstance(llm, LLM):
+                _check_endpoint(name, llm.endpoint)
+
+    def _config(self) -> dict[str, Any]:
+        """What a resumed run must share with its beginning, as JSON."""
+        pattern = self.roles.pattern.pattern if self.roles.pattern else None
+        options = {f"algorithm.{name}": value for name, value in (self.algorithm.config() if self.algorithm else {}).items()}
+        given = {
+            "algorithm": self.algorithm.name if self.algorithm else None,
+            "agent_match": pattern,
+            "roles": self.roles.roles,
+            "seed": self.seed,
+            "failure_reward": self.failure_reward,
+        }
+        return msgspec.to_builtins({**given, **options}, enc_hook=str)
+
+
+def _datasets(**given: Any) -> dict[str, Any]:
+    return {name: make_tasks(data, Mode(name), f"{name}_dataset") for name, data in given.items() if data is not None}
+
+
+def _at_least(least: int, value: Any, name: str) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ConfigError(f"`{name}` must be an integer of at least {least}, given was {value!r}")
+    return value
+
+
+def _check_endpoint(name: str, endpoint: str) -> None:
+    import socket
+
+    parts = urlsplit(endpoint)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ConfigError(f"the endpoint of `{name}` must be a URL such as http://127.0.0.1:8000/v1, given was {endpoint!r}")
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    try:
+        socket.create_connection((parts.hostname, port), timeout=5).close()
+    except OSError as error:
+        raise GatewayError(f"the endpoint of `{name}`, {endpoint}, cannot be reached: {error.strerror or error}; start its server or mend the URL") from error
+
+
+@contextlib.contextmanager
+def _placeholder_key() -> Any:
+    """Clients refuse to be built without a key, long before the attempt's own is put in."""
+    if "OPENAI_API_KEY" in os.environ:
+        yield
+        return
+    os.environ["OPENAI_API_KEY"] = "agl-placeholder"
+    try:
+        yield
+    finally:
+        os.environ.pop("OPENAI_API_KEY", None)
+
+
+async def _end(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+@contextlib.contextmanager
+def _raises_here(work: asyncio.Task[None]) -> Any:
+    """End the code inside when the runners break, with their error."""
+    here = asyncio.current_task()
+    assert here is not None
+    failed: list[BaseException] = []
+
+    def done(task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            failed.append(error)
+            here.cancel()
+
+    work.add_done_callback(done)
+    try:
+        yield
+    except asyncio.CancelledError:
+        if failed:
+            here.uncancel()
+            raise failed[0] from None
+        raise
+
+
+def _run_loop(main: Callable[[], Coroutine[Any, Any, T]], console: Console) -> T:
+    """Run a coroutine on a loop in a thread of its own, so that it works in notebooks too; Ctrl-C cancels it cleanly."""
+    loop_ready: list[tuple[asyncio.AbstractEventLoop, asyncio.Task[T]]] = []
+    outcome: list[T] = []
+    raised: list[BaseException] = []
+
+    async def work() -> T:
+        loop = asyncio.get_running_loop()
+        loop.set_default_executor(ContextExecutor())
+        task = asyncio.current_task()
+        assert task is not None
+        loop_ready.append((loop, task))
+        return await main()
+
+    def serve() -> None:
+        try:
+            with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+                outcome.append(runner.run(work()))
+        except BaseException as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=serve, name="agl-loop", daemon=True)
+    thread.start()
+    interrupted = False
+    while thread.is_alive():
+        try:
+            thread.join(0.2)
+        except KeyboardInterrupt:
+            if interrupted or not loop_ready:
+                raise
+            interrupted = True
+            console.say("stopping: Ctrl-C again to stop at once")
+            loop, task = loop_ready[0]
+            loop.call_soon_threadsafe(task.cancel)
+    if interrupted:
+        raise KeyboardInterrupt
+    if raised:
+        raise raised[0]
+    return outcome[0]
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.new_event_loop
+    return uvloop.new_event_loop
