@@ -32,6 +32,10 @@ class Console:
         """A line of text, without markup."""
         self._rich.print(text, markup=False)
 
+    def show(self, table: Any) -> None:
+        """Anything that rich can print."""
+        self._rich.print(table)
+
     @contextlib.contextmanager
     def rollouts(self, label: str, total: int) -> Iterator[Callable[[int], None]]:
         """A bar over rollouts; yields a function that takes how many have ended."""

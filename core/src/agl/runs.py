@@ -96,6 +96,7 @@ class Run:
         self.restored: Path | None = None
         """Folder of the checkpoint that this run goes on from."""
         self._plugins, self._roles, self._timeout, self._max_attempts = plugins, roles, timeout, max_attempts
+        self._cursor = 0  # of the training tasks, after the finished steps
         self._step_started = time.monotonic()
 
     def steps(self, total: int) -> Iterator[int]:
@@ -186,7 +187,7 @@ class Run:
         self.resources = await self.store.publish(self.id, resources)
         await self._plugins.observe("agl_resources_published", run=self, resources=self.resources)
         if metrics is not None:
-            self.finished = self.step + 1
+            self.finished, self._cursor = self.step + 1, self.train.cursor
             metrics = {"step": self.finished, "version": self.resources.version, **metrics, "seconds": round(time.monotonic() - self._step_started, 3)}
             self._append("metrics.jsonl", metrics)
             self.console.step(metrics)
@@ -222,7 +223,7 @@ class Run:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         await asyncio.to_thread(save, partial)
-        (partial / "position.json").write_text(json.dumps({"finished": self.finished, "cursor": self.train.cursor}))
+        (partial / "position.json").write_text(json.dumps({"finished": self.finished, "cursor": self._cursor}))
         shutil.rmtree(folder, ignore_errors=True)
         partial.rename(folder)
         for old in sorted(folder.parent.glob("step-??????"))[:-KEEP_CHECKPOINTS]:
@@ -236,7 +237,8 @@ class Run:
         if found:
             self.restored = found[-1]
             position = json.loads((self.restored / "position.json").read_text())
-            self.finished, self.train.cursor = position["finished"], position["cursor"]
+            self.finished, self._cursor = position["finished"], position["cursor"]
+            self.train.cursor = self._cursor
         self.step = self.finished
         for name in ("metrics.jsonl", "evaluations.jsonl"):  # what is done again is not counted twice
             kept = [line for line in self.read(name) if found and line["step"] <= self.finished]

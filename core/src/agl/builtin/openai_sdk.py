@@ -13,7 +13,7 @@ import importlib.metadata
 import secrets
 import threading
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 from urllib.parse import quote
 
 from agl import context, hookspecs
@@ -74,9 +74,10 @@ def _sync_request(original: Callable[..., Any]) -> Callable[..., Any]:
         attempt, llm = _target(options)
         if attempt is None or llm is None:
             return original(self, cast_to, options, *args, **kwargs)
-        call_id = secrets.token_hex(8)
+        call_id, last_call = secrets.token_hex(8), attempt.last_call
         result = original(self, cast_to, _redirected(options, attempt, llm, call_id), *args, **kwargs)
-        attempt.last_call = call_id
+        if attempt.last_call == last_call:  # else a gateway in this process has told, with the id of the try that succeeded
+            attempt.last_call = call_id
         return result
 
     return request
@@ -88,9 +89,10 @@ def _async_request(original: Callable[..., Any]) -> Callable[..., Any]:
         attempt, llm = _target(options)
         if attempt is None or llm is None:
             return await original(self, cast_to, options, *args, **kwargs)
-        call_id = secrets.token_hex(8)
+        call_id, last_call = secrets.token_hex(8), attempt.last_call
         result = await original(self, cast_to, _redirected(options, attempt, llm, call_id), *args, **kwargs)
-        attempt.last_call = call_id
+        if attempt.last_call == last_call:  # else a gateway in this process has told, with the id of the try that succeeded
+            attempt.last_call = call_id
         return result
 
     return request
@@ -116,7 +118,9 @@ def _redirected(options: Any, attempt: ActiveAttempt, llm: LLM, call_id: str) ->
     if role:
         ours[ROLE_HEADER] = quote(role, safe="/ :,;@()[]<>=+&!$'*")
     replaced = {name.lower() for name in ours} | {ROLE_HEADER}
-    theirs = options.headers if isinstance(options.headers, Mapping) else {}
+    # Without headers of its own the request holds a marker that is no mapping.
+    given: Any = options.headers
+    theirs: dict[str, Any] = dict(given) if isinstance(cast(object, given), Mapping) else {}
     headers = {name: value for name, value in theirs.items() if name.lower() not in replaced} | ours
     return options.model_copy(update={"url": llm.endpoint.rstrip("/") + options.url, "headers": headers})
 

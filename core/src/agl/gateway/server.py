@@ -23,7 +23,7 @@ from agl.errors import GatewayError, RewardError
 from agl.gateway.record import Exchange, StreamAssembler, answer_for_agent, make_span, upstream_body
 from agl.resources import LLM
 from agl.rewards import make_reward
-from agl.spans import new_span_id
+from agl.spans import Span, new_span_id
 from agl.store.sql import SQLStore
 
 KEY_PREFIX = "agl-"
@@ -42,7 +42,6 @@ class _Open:
         self.key = KEY_PREFIX + secrets.token_hex(16)
         self.calls = 0
         self.span_ids: set[str] = set()
-        self.recording: set[asyncio.Task[None]] = set()
 
     def upstream(self, model: Any = None) -> LLM:
         """The language model that a request names; the first when it names none of them."""
@@ -62,6 +61,8 @@ class Gateway:
         self._store = store
         self._host, self._port = host, port
         self._open: dict[str, _Open] = {}
+        self._spans: list[Span] = []
+        self._flush: asyncio.Task[None] | None = None
         self._runner: web.AppRunner | None = None
         self._session: aiohttp.ClientSession | None = None
         self.url = ""
@@ -98,6 +99,8 @@ class Gateway:
             await self._session.close()
         if self._runner is not None:
             await self._runner.cleanup()
+        if self._flush is not None:
+            await self._flush
 
     def open(self, attempt: ActiveAttempt, upstreams: Mapping[str, LLM]) -> dict[str, LLM]:
         """Let an attempt call these models; returns each as the attempt's agent may use it."""
@@ -111,10 +114,13 @@ class Gateway:
         }
 
     async def close(self, attempt_id: str) -> None:
-        """End an attempt's access; returns when all its calls are in the store."""
-        opened = self._open.pop(attempt_id, None)
-        if opened is not None and opened.recording:
-            await asyncio.gather(*opened.recording)
+        """End an attempt's access; returns when all its calls are in the store.
+
+        Raises:
+            StoreError: they could not be stored.
+        """
+        if self._open.pop(attempt_id, None) is not None and self._flush is not None:
+            await asyncio.shield(self._flush)
 
     def _authorised(self, request: web.Request) -> _Open:
         opened = self._open.get(request.match_info["attempt"])
@@ -203,9 +209,15 @@ class Gateway:
         if error is None:
             opened.attempt.last_call = span.span_id
             opened.attempt.infrastructure_error = None
-        task = asyncio.ensure_future(self._store.add_spans([span]))
-        opened.recording.add(task)
-        task.add_done_callback(opened.recording.discard)
+        self._spans.append(span)
+        if self._flush is None or self._flush.done():
+            self._flush = asyncio.ensure_future(self._write_spans())
+
+    async def _write_spans(self) -> None:
+        """Store what has come up; calls that end meanwhile go into the next write."""
+        while self._spans:
+            spans, self._spans = self._spans, []
+            await self._store.add_spans(spans)
 
     async def _reward(self, request: web.Request) -> web.Response:
         opened = self._authorised(request)

@@ -38,6 +38,8 @@ rollouts = Table(
     Column("mode", String(8), nullable=False),
     Column("step", Integer, nullable=False),
     Column("status", String(16), nullable=False),
+    Column("attempts", Integer, nullable=False),  # made so far; the number of the latest
+    Column("max_attempts", Integer, nullable=False),
     Column("ended_at", Float),
     Column("body", LargeBinary, nullable=False),
     Index("ix_rollouts_queue", "run_id", "status", "number"),

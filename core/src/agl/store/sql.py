@@ -417,7 +417,11 @@ def _insert_spans(connection: Connection, spans: Sequence[Span]) -> None:
     if attempts - known:
         raise NotFoundError(f"no attempt {sorted(attempts - known)}")
     rows = [{"attempt_id": span.attempt_id, "span_id": span.span_id, "body": msgspec.json.encode(span)} for span in spans]
-    connection.execute(insert(schema.spans).prefix_with("OR IGNORE", dialect="sqlite"), rows)
+    connection.execute(_INSERT_SPANS, rows)
+
+
+# Built once: building the statement costs more than running it.
+_INSERT_SPANS = insert(schema.spans).prefix_with("OR IGNORE", dialect="sqlite")
 
 
 def _result(connection: Connection, rollout_id: str) -> RolloutResult:

@@ -21,7 +21,7 @@ Operation = Callable[[Connection], Any]
 
 
 class Writer:
-    """Group commit. Each operation runs in a savepoint of its own, so that one that fails harms no other."""
+    """Group commit. When an operation fails, those of its transaction are run again one by one, so that it harms no other."""
 
     def __init__(self, engine: Engine, where: str) -> None:
         self._engine = engine
@@ -58,25 +58,21 @@ class Writer:
     def _commit(self, batch: list[tuple[Operation, Future[Any]]]) -> None:
         if not batch:
             return
-        done: list[tuple[Future[Any], Any, Exception | None]] = []
         try:
-            with self._engine.begin() as connection:
-                for operation, future in batch:
-                    try:
-                        with connection.begin_nested():
-                            done.append((future, operation(connection), None))
-                    except (SQLAlchemyError, StoreError, TypeError, ValueError) as error:
-                        done.append((future, None, error))
-        except Exception as error:  # nothing of the batch is committed
-            failed = readable(error, self._where)
-            for _, future in batch:
-                future.set_exception(failed)
+            values = self._together([operation for operation, _ in batch])
+        except Exception as error:
+            if len(batch) == 1:
+                batch[0][1].set_exception(readable(error, self._where))
+            else:  # one of them failed and nothing is committed: each alone
+                for item in batch:
+                    self._commit([item])
             return
-        for future, value, error in done:
-            if error is None:
-                future.set_result(value)
-            else:
-                future.set_exception(readable(error, self._where))
+        for (_, future), value in zip(batch, values, strict=True):
+            future.set_result(value)
+
+    def _together(self, operations: list[Operation]) -> list[Any]:
+        with self._engine.begin() as connection:
+            return [operation(connection) for operation in operations]
 
 
 def readable(error: Exception, where: str) -> Exception:

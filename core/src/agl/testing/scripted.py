@@ -17,11 +17,12 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from aiohttp import web
 
 from agl.testing.toy_tokens import END, call_text, logprob_of, prompt_ids
+
 
 @dataclass(frozen=True)
 class Reply:
@@ -54,7 +55,6 @@ class Recorded:
     """Names in lower case."""
     body: dict[str, Any]
     at: float
-    """Unix time in seconds."""
 
 
 Script = Callable[[dict[str, Any]], Any] | Iterable[Any]
@@ -73,11 +73,10 @@ class ScriptedServer:
     def __init__(self, script: Script = "ok", *, fail_first: int = 0, fail_status: int = 500, weight_version: str | None = None) -> None:
         self.requests: list[Recorded] = []
         self.weight_version = weight_version
-        self._script = script if callable(script) else _in_order([script] if isinstance(script, str) else list(script))
-        self._failures, self._fail_status = fail_first, fail_status
+        self._script: Callable[[dict[str, Any]], Any] = script if callable(script) else _in_order(script)
+        self._fail_first, self._fail_status = fail_first, fail_status
         self._runner: web.AppRunner | None = None
         self._thread: tuple[asyncio.AbstractEventLoop, threading.Thread] | None = None
-        self._lock = threading.Lock()
         self.url = ""
 
     def base_url(self, prefix: str = "") -> str:
@@ -89,8 +88,7 @@ class ScriptedServer:
         app.router.add_post("/{prefix:.*}", self._handle)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", 0)
-        await site.start()
+        await web.TCPSite(self._runner, "127.0.0.1", 0).start()
         self.url = f"http://127.0.0.1:{self._runner.addresses[0][1]}"
         return self
 
@@ -116,16 +114,12 @@ class ScriptedServer:
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         body: dict[str, Any] = await request.json()
-        headers = {name.lower(): value for name, value in request.headers.items()}
-        with self._lock:
-            self.requests.append(Recorded(request.path, headers, body, time.time()))
-            number = len(self.requests)
-            refused, self._failures = self._failures > 0, max(self._failures - 1, 0)
-        if refused:
+        self.requests.append(Recorded(request.path, {name.lower(): value for name, value in request.headers.items()}, body, time.time()))
+        number = len(self.requests)
+        if number <= self._fail_first:
             return _error(Reply(f"scripted failure {number}", status=self._fail_status))
         if request.path.endswith("/embeddings"):
-            vector = {"object": "embedding", "index": 0, "embedding": [0.0, 1.0]}
-            return web.json_response({"object": "list", "model": "m", "data": [vector]})
+            return web.json_response({"object": "list", "data": [{"object": "embedding", "index": 0, "embedding": [0.0, 1.0]}]})
         replies = [await self._reply(body) for _ in range(body.get("n") or 1)]
         await asyncio.sleep(max(reply.delay for reply in replies))
         if replies[0].status > 399:
@@ -146,16 +140,12 @@ class ScriptedServer:
         sampled = [_sampled(body, reply) for reply in replies]
         told = [_choice(index, body, reply, ids, number, chat) for index, (reply, ids) in enumerate(zip(replies, sampled, strict=True))]
         count = sum(len(ids) for ids in sampled)
-        return {
-            "id": f"chatcmpl-{number}",
-            "object": "chat.completion" if chat else "text_completion",
-            "created": int(time.time()),
-            "model": body.get("model", "m"),
-            "choices": told,
-            "usage": {"prompt_tokens": len(prompt), "completion_tokens": count, "total_tokens": len(prompt) + count},
-            **({"prompt_token_ids": prompt} if body.get("return_token_ids") else {}),
-            **({"weight_version": self.weight_version} if self.weight_version is not None else {}),
-        }
+        usage = {"prompt_tokens": len(prompt), "completion_tokens": count, "total_tokens": len(prompt) + count}
+        about: dict[str, Any] = {"id": f"chatcmpl-{number}", "object": "chat.completion" if chat else "text_completion"}
+        about |= {"created": int(time.time()), "model": body.get("model", "m")}
+        about |= {"prompt_token_ids": prompt} if body.get("return_token_ids") else {}
+        about |= {"weight_version": self.weight_version} if self.weight_version is not None else {}
+        return {**about, "choices": told, "usage": usage}
 
 
 def as_reply(answer: Any) -> Reply:
@@ -163,8 +153,9 @@ def as_reply(answer: Any) -> Reply:
     if isinstance(answer, Reply):
         return answer
     if isinstance(answer, dict):
-        calls = [(call["function"]["name"], json.loads(call["function"]["arguments"])) for call in answer.get("tool_calls") or ()]
-        return Reply(answer.get("content"), calls)
+        message = cast("dict[str, Any]", answer)
+        called = [call["function"] for call in message.get("tool_calls") or ()]
+        return Reply(message.get("content"), [(call["name"], json.loads(call["arguments"])) for call in called])
     return Reply(str(answer))
 
 
@@ -175,7 +166,7 @@ def _sampled(body: dict[str, Any], reply: Reply) -> list[int]:
 
 
 def _choice(index: int, body: dict[str, Any], reply: Reply, ids: list[int], number: int, chat: bool) -> dict[str, Any]:
-    cut = ids[-1] != END
+    cut = ids[-1] != END  # before its end, by the request's limit
     content = bytes(ids).decode(errors="ignore") if cut else reply.content
     calls = [
         {"id": f"call_{number}_{index}_{place}", "type": "function", "function": {"name": name, "arguments": json.dumps(given)}}
@@ -183,7 +174,8 @@ def _choice(index: int, body: dict[str, Any], reply: Reply, ids: list[int], numb
     ]
     finish = reply.finish_reason or ("length" if cut else "tool_calls" if calls else "stop")
     told: dict[str, Any] = {"index": index, "finish_reason": finish, "logprobs": None}
-    told |= {"message": {"role": "assistant", "content": content, **({"tool_calls": calls} if calls else {})}} if chat else {"text": content}
+    message = {"role": "assistant", "content": content} | ({"tool_calls": calls} if calls else {})
+    told |= {"message": message} if chat else {"text": content}
     if body.get("logprobs"):
         told["logprobs"] = {"content": [_logprob(token) for token in ids]}
     if body.get("return_token_ids"):
@@ -213,20 +205,21 @@ def _chunks(body: dict[str, Any], completion: dict[str, Any]) -> Iterable[dict[s
     """A completion cut as vLLM streams it: prompt ids on the first chunk, token ids and logprobs beside their text."""
     base = {name: value for name, value in completion.items() if name not in ("choices", "usage", "prompt_token_ids")}
     base["object"] = "chat.completion.chunk"
-    first = {name: completion[name] for name in ("prompt_token_ids",) if name in completion}
-    for choice in completion["choices"]:
-        yield {**base, **first, "choices": [{"index": choice["index"], "delta": {"role": "assistant", "content": ""}, "finish_reason": None}]}
-        first = {}
-        for delta, start, stop in _deltas(choice):
+    for number, choice in enumerate(completion["choices"]):
+        start = {"index": choice["index"], "delta": {"role": "assistant", "content": ""}, "finish_reason": None}
+        prompt = {"prompt_token_ids": completion["prompt_token_ids"]} if number == 0 and "prompt_token_ids" in completion else {}
+        yield {**base, **prompt, "choices": [start]}
+        for delta, first, last in _deltas(choice):
             piece: dict[str, Any] = {"index": choice["index"], "delta": delta, "finish_reason": None}
             if "token_ids" in choice:
-                piece["token_ids"] = choice["token_ids"][start:stop]
+                piece["token_ids"] = choice["token_ids"][first:last]
             if choice["logprobs"]:
-                piece["logprobs"] = {"content": choice["logprobs"]["content"][start:stop]}
-            if stop is None:
+                piece["logprobs"] = {"content": choice["logprobs"]["content"][first:last]}
+            if last is None:
                 piece["finish_reason"] = choice["finish_reason"]
             yield {**base, "choices": [piece]}
-    if (body.get("stream_options") or {}).get("include_usage"):
+    options: dict[str, Any] = body.get("stream_options") or {}
+    if options.get("include_usage"):
         yield {**base, "choices": [], "usage": completion["usage"]}
 
 
@@ -243,21 +236,18 @@ def _deltas(choice: dict[str, Any]) -> Iterable[tuple[dict[str, Any], int, int |
 
 
 def _response_object(number: int, body: dict[str, Any], reply: Reply) -> dict[str, Any]:
-    text = {"type": "output_text", "text": reply.content or "", "annotations": []}
-    message = {"type": "message", "id": f"msg_{number}", "role": "assistant", "status": "completed", "content": [text]}
+    text: dict[str, Any] = {"type": "output_text", "text": reply.content or "", "annotations": []}
+    message: dict[str, Any] = {"type": "message", "id": f"msg_{number}", "role": "assistant", "content": [text]}
     common = {"object": "response", "created_at": int(time.time()), "model": body.get("model", "m")}
     return {"id": f"resp_{number}", "output": [message], "parallel_tool_calls": True, "tool_choice": "auto", "tools": [], **common}
 
 
 def _error(reply: Reply) -> web.Response:
-    message = {"message": reply.content or "scripted error", "type": "scripted", "code": reply.status}
-    return web.json_response({"error": message}, status=reply.status, headers=reply.headers)
+    error = {"message": reply.content or "scripted error", "type": "scripted", "code": reply.status}
+    return web.json_response({"error": error}, status=reply.status, headers=reply.headers)
 
 
-def _in_order(answers: list[Any]) -> Callable[[dict[str, Any]], Any]:
+def _in_order(script: Iterable[Any]) -> Callable[[dict[str, Any]], Any]:
+    answers: list[Any] = [script] if isinstance(script, str) else list(script)
     left = iter(answers)
-
-    def script(_: dict[str, Any]) -> Any:
-        return next(left, answers[-1])
-
-    return script
+    return lambda body: next(left, answers[-1])

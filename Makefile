@@ -1,0 +1,44 @@
+# One word for every task. `make demo` and `make test` need Python 3.11+, make and a C compiler, nothing else.
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+
+.PHONY: help setup setup-dev demo test lint types docs bench bench-learning demo-model test-verl clean
+
+help:            ## show this
+	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */\1\t/' | expand -t 20
+
+setup:           ## make the environment in .venv
+	@$(PYTHON) tools/setup.py $(VENV)
+
+setup-dev:       ## make it with what tests and checks need
+	@$(PYTHON) tools/setup.py $(VENV) --group dev
+
+demo: setup      ## train the SQL agent on the CPU and show before and after
+	@$(BIN)/python examples/sql_agent/train_sql_agent.py --out .agl/demo
+
+test: setup-dev  ## pass the tests
+	@$(BIN)/pytest -n 2 --dist loadfile $(ARGS)
+
+lint: setup-dev  ## style and the direction of imports
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports
+
+types: setup-dev ## pyright, strict on the core
+	@$(BIN)/pyright --pythonpath $(BIN)/python
+
+docs: setup-dev  ## run every block of code in the documentation
+	@$(BIN)/pytest tests/docs $(ARGS)
+
+bench: bench-learning ## all benchmarks
+
+bench-learning: setup ## 5 seeds with shuffled-reward controls; about an hour on 2 cores
+	@$(BIN)/python benchmarks/learning.py
+
+demo-model: setup ## make the embedded model of the SQL agent again, in minutes
+	@$(BIN)/python examples/sql_agent/make_model.py
+
+test-verl:       ## compare advantages and losses with VERL's own, in an environment that has it
+	@$(PYTHON) tools/setup_verl.py .venv-verl && .venv-verl/bin/pytest tests/algorithms/grpo/verl_parity $(ARGS)
+
+clean:           ## remove environments and caches, keep .agl
+	@rm -rf .venv .venv-* .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,139 @@
+"""GRPO (DeepSeekMath, arXiv 2402.03300) on plain torch, from any agent's rollouts: the training loop.
+
+Left out on purpose: a value model (siblings are the baseline), a third policy and its importance weight (the engine
+samples from the very weights that are trained, so its log-probabilities are the old policy's), and a reference model
+unless `kl_coef` asks for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+
+from agl.algorithms import Algorithm
+from agl.errors import ConfigError
+from agl.resources import LLM, Resource
+from agl.runs import Run
+from agl_grpo import checkpoint
+from agl_grpo.collect import group_metrics, learning_rows, shuffled
+from agl_grpo.engine import Engine
+from agl_grpo.learner import Learner
+from agl_grpo.models import load_policy
+from agl_grpo.options import Options, read_options
+from agl_grpo.schedules import Schedule
+from agl_grpo.server import Server
+
+RESOURCE = "main_llm"
+POLICY = "policy"
+"""Name of the model at the engine, and of its folder in a checkpoint."""
+
+
+class GRPO(Algorithm):
+    """Trains the weights behind an agent's LLM calls.
+
+    Args:
+        model: folder of a Hugging Face causal LM, or a hub id.
+        options: see `Options`.
+
+    Raises:
+        ConfigError: an unknown option, or a value that cannot work.
+    """
+
+    name = "grpo"
+
+    def __init__(self, model: str | Path | None = None, **options: Any) -> None:
+        if model is None:
+            raise ConfigError("GRPO needs `model=`: the folder of a Hugging Face causal LM, or a hub id such as `Qwen/Qwen2.5-0.5B-Instruct`")
+        self.model = str(model)
+        self.options: Options = read_options(options)
+
+    def config(self) -> dict[str, Any]:
+        return {"model": self.model, **msgspec.to_builtins(self.options)}
+
+    async def start(self, run: Run) -> Mapping[str, Resource]:
+        """Load the policy, serve it, and put the run's checkpoint back if it has one."""
+        o = self.options
+        if o.val_every and not len(run.val):
+            raise ConfigError(f"`val_every={o.val_every}` has no effect without `val_dataset`; give one, or leave the option out")
+        if o.threads:
+            torch.set_num_threads(o.threads)
+        torch.manual_seed(run.seed)
+        load = functools.partial(load_policy, self.model, dtype=getattr(torch, o.dtype), device=o.device, lora=o.adapter())
+        model, self.tokenizer = await asyncio.to_thread(load)
+        self.learner = Learner(
+            model,
+            lr=o.lr,
+            weight_decay=o.weight_decay,
+            max_grad_norm=o.max_grad_norm,
+            clip_low=o.clip_low,
+            clip_high=o.clip_high,
+            kl_coef=o.kl_coef,
+            minibatches=o.minibatches,
+            micro_batch_tokens=o.micro_batch_tokens,
+            aggregation=o.aggregation,
+            schedule=Schedule(o.schedule, o.warmup, o.steps * o.minibatches, o.lr_floor),
+            seed=run.seed,
+        )
+        if run.restored is not None:
+            await asyncio.to_thread(checkpoint.load, run.restored / POLICY, self.learner)
+        self.engine = Engine(model, self.tokenizer, max_batch=o.max_batch, default_max_tokens=o.max_tokens, version=str(run.finished))
+        self.server = Server(self.engine, port=o.port, model=POLICY)
+        self.endpoint = await self.server.start()
+        return {RESOURCE: self._llm()}
+
+    async def stop(self) -> None:
+        if hasattr(self, "server"):
+            await self.server.stop()
+        if hasattr(self, "engine"):
+            await asyncio.to_thread(self.engine.close)
+
+    async def fit(self, run: Run) -> None:
+        o = self.options
+        val_every = (10 if len(run.val) else 0) if o.val_every is None else o.val_every
+        if val_every and run.finished == 0:
+            await run.evaluate()
+        try:
+            for step in run.steps(o.steps):
+                groups = await run.rollout(run.train.sample(o.batch_size), n=o.group_size)
+                if o.shuffle_rewards:
+                    groups = shuffled(groups, f"{run.seed}:{step}")
+                rows, advantages = learning_rows(groups, o.estimator)
+                async with self.engine.paused():
+                    learned = await asyncio.to_thread(self.learner.update, rows, advantages)
+                    self.engine.version = str(step + 1)
+                await run.publish(metrics={**group_metrics(groups), **prefixed(learned)}, **{RESOURCE: self._llm()})
+                if val_every and (step + 1) % val_every == 0:
+                    await run.evaluate()
+                if (step + 1) % o.checkpoint_every == 0 or step + 1 == o.steps:
+                    await run.checkpoint(self._save)
+        except asyncio.CancelledError:
+            if 0 < run.finished == self.learner.updates:  # not in the middle of an update
+                await run.checkpoint(self._save)
+            raise
+
+    def _llm(self) -> LLM:
+        """The policy as it is now, for agents."""
+        o = self.options
+        return LLM(
+            endpoint=self.endpoint,
+            model=POLICY,
+            version=self.engine.version,
+            # top_p is set, too: the recorded log-probabilities are those of the whole distribution.
+            sampling_parameters={"temperature": o.temperature, "top_p": 1.0, "max_tokens": o.max_tokens},
+            eval_parameters={"temperature": o.eval_temperature},
+            seeded=True,
+        )
+
+    def _save(self, folder: Path) -> None:
+        checkpoint.save(folder / POLICY, self.learner, self.tokenizer)
+
+
+def prefixed(learned: Mapping[str, float]) -> dict[str, float]:
+    """The learner's metrics, its seconds under a name of their own."""
+    return {"update_seconds" if name == "seconds" else name: value for name, value in learned.items()}

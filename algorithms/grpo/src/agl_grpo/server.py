@@ -1,0 +1,259 @@
+"""Server: the engine as an OpenAI-compatible endpoint that also tells token ids, log-probabilities and weight version."""
+
+from __future__ import annotations
+
+import functools
+import secrets
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import msgspec
+from aiohttp import web
+
+from agl.errors import EngineError
+from agl_grpo.engine import Answer, Delta, Engine
+from agl_grpo.protocol import ChatRequest, RequestError, parse
+from agl_grpo.text import Detokenizer
+from agl_grpo.tools import split_tool_calls
+
+_encode = msgspec.json.Encoder().encode
+
+
+class Server:
+    """HTTP over an engine: `POST /v1/chat/completions`, `GET /v1/models`, `GET /health`.
+
+    Args:
+        engine: what samples.
+        host: address to listen on; the default reaches this machine only.
+        port: 0 takes a free one.
+        model: the name that requests must give.
+    """
+
+    def __init__(self, engine: Engine, host: str = "127.0.0.1", port: int = 0, *, model: str = "policy") -> None:
+        self.engine, self.host, self.port, self.model = engine, host, port, model
+        self._runner: web.AppRunner | None = None
+        self._token = functools.lru_cache(maxsize=65536)(self._token_text)
+
+    def app(self) -> web.Application:
+        """The aiohttp application."""
+        app = web.Application(client_max_size=64 * 2**20)
+        app.router.add_post("/v1/chat/completions", self._chat)
+        app.router.add_get("/v1/models", self._models)
+        app.router.add_get("/health", self._health)
+        return app
+
+    async def start(self) -> str:
+        """Listens, and returns the base URL with its `/v1`.
+
+        Raises:
+            EngineError: the address cannot be had.
+        """
+        # A client that goes away must cancel its handler, so that its answers leave the batch.
+        runner = web.AppRunner(self.app(), access_log=None, handler_cancellation=True, shutdown_timeout=2.0)
+        await runner.setup()
+        try:
+            await web.TCPSite(runner, self.host, self.port).start()
+        except OSError as error:
+            await runner.cleanup()
+            raise EngineError(
+                f"the engine cannot listen on {self.host} port {self.port} ({error.strerror or error}); "
+                "stop what listens there, choose another port, or port 0 for any free one"
+            ) from error
+        self._runner = runner
+        port = runner.addresses[0][1]
+        return f"http://{f'[{self.host}]' if ':' in self.host else self.host}:{port}/v1"
+
+    async def stop(self) -> None:
+        """Stops listening; requests in work are cancelled."""
+        if self._runner is not None:
+            await self._runner.cleanup()
+            self._runner = None
+
+    # --- handlers -----------------------------------------------------------------------------------------------------
+
+    async def _health(self, request: web.Request) -> web.Response:
+        return _json({"status": "ok", "weight_version": self.engine.version})
+
+    async def _models(self, request: web.Request) -> web.Response:
+        card = {"id": self.model, "object": "model", "created": 0, "owned_by": "agl", "max_model_len": self.engine.max_model_len}
+        return _json({"object": "list", "data": [card]})
+
+    async def _chat(self, request: web.Request) -> web.StreamResponse:
+        try:
+            try:
+                body = msgspec.json.decode(await request.read())
+            except msgspec.DecodeError as error:
+                raise RequestError(f"the body is not JSON: {error}") from None
+            chat = parse(body, (self.model,))
+            prompt_ids = self._prompt(chat)
+            if chat.stream:
+                return await self._stream(request, chat, prompt_ids)
+            return await self._complete(chat, prompt_ids)
+        except RequestError as error:
+            return _json(error.body(), error.status)
+        except EngineError as error:
+            return _json(RequestError(str(error), code="engine_error", status=503).body(), 503)
+
+    def _prompt(self, chat: ChatRequest) -> list[int]:
+        try:
+            ids = self.engine.tokenizer.apply_chat_template(
+                chat.messages, tools=chat.tools, add_generation_prompt=True, tokenize=True, return_dict=False, **chat.template_options
+            )
+        except Exception as error:
+            raise RequestError(f"the chat template refuses these messages: {error}", param="messages", code="chat_template_error") from error
+        room, asked = self.engine.max_model_len - len(ids), chat.sampling.max_tokens
+        if room < (asked or 1):
+            wants = f"and {asked} for the answer " if asked else ""
+            raise RequestError(
+                f"this model's context is {self.engine.max_model_len} tokens; the messages have {len(ids)} {wants}({len(ids) + (asked or 1)} together)",
+                param="messages",
+                code="context_length_exceeded",
+            )
+        if chat.sampling.n > self.engine.max_batch:
+            raise RequestError(f"`n` is {chat.sampling.n}; this engine samples at most {self.engine.max_batch} answers at once", param="n", code="invalid_value")
+        return list(ids)
+
+    async def _complete(self, chat: ChatRequest, prompt_ids: list[int]) -> web.Response:
+        done = await self.engine.generate(prompt_ids, chat.sampling)
+        head = self._head("chat.completion", done.version)
+        head["choices"] = [self._choice(chat, index, answer, head["id"]) for index, answer in enumerate(done.answers)]
+        head["usage"] = usage(len(prompt_ids), sum(len(answer.token_ids) for answer in done.answers))
+        if chat.token_ids:
+            head["prompt_token_ids"] = prompt_ids
+        return _json(head)
+
+    def _choice(self, chat: ChatRequest, index: int, answer: Answer, name: str) -> dict[str, Any]:
+        message, reason = self._message(chat, answer.text, answer.finish_reason, f"{name}-{index}")
+        choice: dict[str, Any] = {"index": index, "message": {"role": "assistant", "refusal": None, **message}, "finish_reason": reason, "logprobs": None}
+        if chat.logprobs:
+            choice["logprobs"] = {"content": self._logprobs(answer.token_ids, answer.logprobs, answer.top), "refusal": None}
+        if chat.token_ids:
+            choice["token_ids"] = answer.token_ids
+        return choice
+
+    @staticmethod
+    def _message(chat: ChatRequest, text: str, reason: str, name: str) -> tuple[dict[str, Any], str]:
+        if chat.tools:
+            content, calls = split_tool_calls(text, f"call-{name}")
+            if calls:
+                return {"content": content or None, "tool_calls": calls}, "tool_calls" if reason == "stop" else reason
+        return {"content": text}, reason
+
+    def _head(self, kind: str, version: str) -> dict[str, Any]:
+        return {"id": f"chatcmpl-{secrets.token_hex(12)}", "object": kind, "created": int(time.time()), "model": self.model, "weight_version": version}
+
+    def _logprobs(self, ids: Sequence[int], logprobs: Sequence[float], top: Sequence[list[tuple[int, float]]]) -> list[dict[str, Any]]:
+        rows = top or [[]] * len(ids)
+        return [
+            {**self._token(token), "logprob": logprob, "top_logprobs": [{**self._token(other), "logprob": value} for other, value in row]}
+            for token, logprob, row in zip(ids, logprobs, rows, strict=True)
+        ]
+
+    def _token_text(self, token: int) -> dict[str, Any]:
+        text = self.engine.tokenizer.decode([token])
+        # A token that is part of a character has no text of its own, hence no bytes that could be told.
+        return {"token": text, "bytes": None if "\ufffd" in text else list(text.encode())}
+
+    # --- streaming ----------------------------------------------------------------------------------------------------
+
+    async def _stream(self, request: web.Request, chat: ChatRequest, prompt_ids: list[int]) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-cache"})
+        deltas = self.engine.stream(prompt_ids, chat.sampling)
+        try:
+            # The first token decides whether there is an answer at all: until then an error still has a status.
+            first = await anext(deltas)
+            await response.prepare(request)
+            writer = _Chunks(self, chat, prompt_ids, self._head("chat.completion.chunk", first.version))
+            await response.write(writer.opening())
+            await response.write(writer.chunk(first))
+            try:
+                async for delta in deltas:
+                    await response.write(writer.chunk(delta))
+            except EngineError as error:
+                await response.write(_event(RequestError(str(error), code="engine_error", status=503).body()))
+                return response
+            await response.write(writer.closing())
+            await response.write_eof()
+            return response
+        finally:
+            await deltas.aclose()
+
+
+class _Chunks:
+    """Writes the chunks of one streamed request."""
+
+    def __init__(self, server: Server, chat: ChatRequest, prompt_ids: list[int], head: dict[str, Any]) -> None:
+        self.server, self.chat, self.prompt_ids, self.head = server, chat, prompt_ids, head
+        self._text = [Detokenizer(server.engine.tokenizer, chat.sampling.stop) for _ in range(chat.sampling.n)]
+        # With tools the text waits for the end: only then is it known what of it is a call.
+        self._kept = [""] * chat.sampling.n
+        self._sampled = 0
+
+    def opening(self) -> bytes:
+        """Role of each choice, and the prompt's ids."""
+        choices = [{"index": index, "delta": {"role": "assistant", "content": ""}, "finish_reason": None, "logprobs": None} for index in range(len(self._text))]
+        return self._event(choices, **({"prompt_token_ids": self.prompt_ids} if self.chat.token_ids else {}))
+
+    def chunk(self, delta: Delta) -> bytes:
+        """One token, or the end of one choice."""
+        index, server = delta.choice, self.server
+        choice: dict[str, Any] = {"index": index, "delta": {}, "finish_reason": delta.finish_reason, "logprobs": None}
+        if delta.token_id is None:
+            choice["delta"], choice["finish_reason"] = self._ending(index, delta.finish_reason or "stop")
+            return self._event([choice])
+        self._sampled += 1
+        text = self._text[index].push([] if server.engine.ends(delta.token_id) else [delta.token_id])
+        if self.chat.tools:
+            self._kept[index] += text
+        elif text:
+            choice["delta"]["content"] = text
+        if self.chat.logprobs:
+            choice["logprobs"] = {"content": server._logprobs([delta.token_id], [delta.logprob or 0.0], [delta.top or []]), "refusal": None}
+        if self.chat.token_ids:
+            choice["token_ids"] = [delta.token_id]
+        return self._event([choice])
+
+    def _ending(self, index: int, reason: str) -> tuple[dict[str, Any], str]:
+        text = self._kept[index] + self._text[index].push([], final=True)
+        message, reason = self.server._message(self.chat, text, reason, f"{self.head['id']}-{index}")
+        if "tool_calls" in message:
+            message["tool_calls"] = [{"index": at, **call} for at, call in enumerate(message["tool_calls"])]
+        return {key: value for key, value in message.items() if value}, reason
+
+    def closing(self) -> bytes:
+        """Usage where it was asked for, and the end mark."""
+        end = b"data: [DONE]\n\n"
+        return self._event([], usage=usage(len(self.prompt_ids), self._sampled)) + end if self.chat.include_usage else end
+
+    def _event(self, choices: list[dict[str, Any]], **more: Any) -> bytes:
+        return _event({**self.head, "choices": choices, **({"usage": None} if self.chat.include_usage else {}), **more})
+
+
+@asynccontextmanager
+async def serve(engine: Engine, host: str = "127.0.0.1", port: int = 0, *, model: str = "policy") -> AsyncIterator[str]:
+    """Serves an engine for the length of the context, and gives the base URL with its `/v1`.
+
+    Raises:
+        EngineError: the address cannot be had.
+    """
+    server = Server(engine, host, port, model=model)
+    url = await server.start()
+    try:
+        yield url
+    finally:
+        await server.stop()
+
+
+def usage(prompt: int, sampled: int) -> dict[str, int]:
+    """OpenAI's `usage` object, in tokens."""
+    return {"prompt_tokens": prompt, "completion_tokens": sampled, "total_tokens": prompt + sampled}
+
+
+def _json(body: dict[str, Any], status: int = 200) -> web.Response:
+    return web.Response(body=_encode(body), status=status, content_type="application/json")
+
+
+def _event(body: dict[str, Any]) -> bytes:
+    return b"data: " + _encode(body) + b"\n\n"

@@ -1,0 +1,67 @@
+"""Text of token ids: stop strings, and the part of an answer that may be shown while it is still being sampled."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+_PARTIAL = "\ufffd"
+
+
+def decode(tokenizer: Any, ids: Sequence[int], stops: Sequence[str] = ()) -> str:
+    """Text of an answer without special tokens, cut before the first stop string."""
+    text = str(tokenizer.decode(list(ids), skip_special_tokens=True))
+    found = [at for stop in stops if (at := text.find(stop)) >= 0]
+    return text[: min(found)] if found else text
+
+
+def stop_window(stops: Sequence[str]) -> int:
+    """How many last tokens to decode to see every stop string that ends there: each adds at least one byte."""
+    return max(len(stop.encode()) for stop in stops) + 4
+
+
+class Detokenizer:
+    """Turns the token ids of one answer into pieces of text that never have to be taken back.
+
+    Held back are half a character, and an ending that may grow into a stop string.
+    """
+
+    def __init__(self, tokenizer: Any, stops: Sequence[str] = ()) -> None:
+        self.tokenizer = tokenizer
+        self.stops = tuple(stops)
+        self._ids: list[int] = []
+        self._start = 0
+        self._read = 0
+        self._held = ""
+        self._stopped = False
+
+    def push(self, ids: Sequence[int], final: bool = False) -> str:
+        """The text that `ids` add; with `final`, all that was held back too."""
+        self._ids.extend(ids)
+        self._held += self._decoded(final)
+        return self._release(final)
+
+    def _decoded(self, final: bool) -> str:
+        # Decoding from a little before keeps the spaces that tokenizers drop at a beginning.
+        before = str(self.tokenizer.decode(self._ids[self._start : self._read], skip_special_tokens=True))
+        text = str(self.tokenizer.decode(self._ids[self._start :], skip_special_tokens=True))
+        if text.endswith(_PARTIAL) and not final:
+            return ""
+        self._start, self._read = self._read, len(self._ids)
+        return text[len(before) :]
+
+    def _release(self, final: bool) -> str:
+        if self._stopped:
+            return ""
+        found = [at for stop in self.stops if (at := self._held.find(stop)) >= 0]
+        if found:
+            self._stopped = True
+            return self._held[: min(found)]
+        keep = 0 if final else max((_overlap(self._held, stop) for stop in self.stops), default=0)
+        out, self._held = self._held[: len(self._held) - keep], self._held[len(self._held) - keep :]
+        return out
+
+
+def _overlap(text: str, stop: str) -> int:
+    """Length of the longest ending of `text` that is a beginning of `stop`."""
+    return next((size for size in range(min(len(text), len(stop) - 1), 0, -1) if text.endswith(stop[:size])), 0)

@@ -1,0 +1,246 @@
+"""The `agl` command line. Commands import what they need when they run, so that `agl --help` is quick."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from agl import __version__
+from agl.errors import AglError, ConfigError
+
+STORE = ".agl/store.sqlite"
+
+
+class _Group(click.Group):
+    """Shows AGL's own errors as one readable line; `AGL_TRACEBACK=1` shows where they came from."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except AglError as error:
+            if os.environ.get("AGL_TRACEBACK"):
+                raise
+            raise click.ClickException(str(error)) from error
+
+
+@click.group(cls=_Group)
+@click.version_option(__version__)
+def cli() -> None:
+    """Train the agent you already have."""
+
+
+_store = click.option("--store", type=click.Path(path_type=Path), default=STORE, show_default=True, help="SQLite file of the runs.")
+_reward = click.option("--reward", help="`module:function` of (task, output).")
+_input = click.option("--input", "input_", help="`module:function`: task -> what the agent sees.")
+_runners = click.option("--runners", default=8, show_default=True, help="Most rollouts at the same time.")
+_match = click.option("--agent-match", help="Regular expression: only calls of matching roles are learned from.")
+
+
+@cli.command()
+@click.argument("agent", required=False)
+@click.option("--data", type=click.Path(path_type=Path), help="Training tasks: .jsonl, .json or .parquet.")
+@click.option("--val", type=click.Path(path_type=Path), help="Validation tasks.")
+@click.option("--test", type=click.Path(path_type=Path), help="Held-out tasks, measured before and after.")
+@click.option("--algorithm", help="Name of an installed algorithm, such as grpo.")
+@click.option("--set", "settings", multiple=True, metavar="NAME.OPTION=VALUE", help="An option of the algorithm: grpo.lr=1e-5.")
+@click.option("--seed", default=0, show_default=True)
+@click.option("--resume", is_flag=False, flag_value="latest", metavar="[RUN]", help="Go on with a stopped run (the latest when none is named).")
+@_reward
+@_input
+@_runners
+@_match
+@_store
+def train(agent: str | None, resume: str | None, **options: Any) -> None:
+    """Train AGENT (`module:object`) on a dataset, or go on with a run that was stopped."""
+    if resume is not None and agent is None:
+        _resume(options["store"], resume)
+    missing = [name for name, value in {"AGENT": agent, "--data": options["data"], "--algorithm": options["algorithm"]}.items() if value is None]
+    if missing:
+        raise click.UsageError(f"missing {', '.join(missing)} (or `--resume` to go on with a run)")
+    from agl.trainer import Trainer
+
+    trainer = Trainer(
+        algorithm=_algorithm(options["algorithm"], options["settings"]),
+        n_runners=options["runners"],
+        adapter={"agent_match": options["agent_match"]} if options["agent_match"] else None,
+        store=options["store"],
+        seed=options["seed"],
+    )
+    result = trainer.fit(
+        _agent(str(agent), options),
+        train_dataset=read_tasks(options["data"]),
+        val_dataset=read_tasks(options["val"]) if options["val"] else None,
+        test_dataset=read_tasks(options["test"]) if options["test"] else None,
+        resume=resume,
+    )
+    click.echo(result.summary())
+
+
+@cli.command()
+@click.argument("agent")
+@click.option("--data", required=True, type=click.Path(path_type=Path), help="Tasks; the first ten are taken.")
+@click.option("--endpoint", required=True, help="OpenAI-compatible base URL.")
+@click.option("--model", required=True, help="Model name there.")
+@_reward
+@_input
+@_runners
+def dev(agent: str, data: Path, endpoint: str, model: str, runners: int, **options: Any) -> None:
+    """Try AGENT on ten tasks: every span as a tree, nothing learned."""
+    from agl.resources import LLM
+    from agl.trainer import Trainer
+
+    llm = LLM(endpoint=endpoint, model=model, api_key=os.environ.get("OPENAI_API_KEY"))
+    Trainer(initial_resources={"main_llm": llm}, n_runners=runners).dev(_agent(agent, options), read_tasks(data))
+
+
+@cli.command()
+@_store
+def runs(store: Path) -> None:
+    """List the runs of a store."""
+    import asyncio
+    import time
+
+    from agl.store.sql import SQLStore
+
+    if not store.exists():
+        raise ConfigError(f"there is no store `{store}`; a run makes one, or name another with `--store`")
+    opened = SQLStore(store)
+    for record in asyncio.run(opened.runs()):
+        started = time.strftime("%Y-%m-%d %H:%M", time.localtime(record.created_at))
+        click.echo(f"{record.run_id}  {started}  {record.status:<8} {record.step:>5} steps  {record.config.get('algorithm')}")
+    opened.close()
+
+
+@cli.command()
+@click.argument("run")
+@click.option("--out", type=click.Path(path_type=Path), help="Where to write; default: in the run's folder.")
+@_store
+def report(run: str, out: Path | None, store: Path) -> None:
+    """Write the HTML report of RUN and its curve as PNG."""
+    from agl.report import write_report
+
+    click.echo(write_report(store, run, out))
+
+
+@cli.command()
+def plugins() -> None:
+    """List installed plugins and drivers, and what became of them."""
+    from agl.plugins import Plugins
+    from agl.registry import GROUPS, drivers
+
+    for row in Plugins().rows:
+        click.echo(f"{row.name:<16} {row.package:<16} {row.version:<10} {row.state} {row.reason}".rstrip())
+    for group in GROUPS:
+        for name, entries in drivers(group).items():
+            for entry in entries:
+                package = entry.dist.metadata["Name"] if entry.dist else "?"
+                click.echo(f"{name:<16} {package:<16} {entry.dist.version if entry.dist else '?':<10} {group}")
+
+
+def main() -> None:
+    """Entry point of the `agl` command."""
+    from agl.plugins import Plugins
+
+    sys.path.insert(0, os.getcwd())  # `module:object` means the user's own modules, as with `python -m`
+    Plugins().register_commands(cli)
+    cli()
+
+
+def _resume(store: Path, run: str) -> None:
+    """Start the command that began a run again, told to go on with it. Does not return."""
+    import asyncio
+
+    from agl.store.sql import SQLStore
+    from agl.trainer import RESUME_VARIABLE
+
+    if not store.exists():
+        raise ConfigError(f"there is no store `{store}`; name the run's own with `--store`")
+    opened = SQLStore(store)
+    records = [record for record in asyncio.run(opened.runs()) if record.status != "done" and run in ("latest", record.run_id)]
+    opened.close()
+    if not records:
+        raise ConfigError(f"store `{store}` has no unfinished run{'' if run == 'latest' else f' `{run}`'}; `agl runs` lists its runs")
+    record = records[-1]
+    os.chdir(record.folder)
+    os.environ[RESUME_VARIABLE] = record.run_id
+    sys.stdout.flush()
+    os.execv(record.command[0], record.command)
+
+
+def _algorithm(name: str, settings: tuple[str, ...]) -> Any:
+    from agl.registry import load
+
+    short = name.rpartition(":")[2]
+    options: dict[str, Any] = {}
+    for setting in settings:
+        path, equals, value = setting.partition("=")
+        owner, _, option = path.partition(".")
+        if not equals or owner != short or not option:
+            raise ConfigError(f"`--set` takes {short}.OPTION=VALUE, given was `{setting}`")
+        options[option] = _value(value)
+    return load("agl.algorithms", name)(**options)
+
+
+def _value(text: str) -> Any:
+    """JSON where it is JSON, else the text itself."""
+    import msgspec
+
+    try:
+        return msgspec.json.decode(text)
+    except msgspec.DecodeError:
+        return {"None": None, "True": True, "False": False}.get(text, text)
+
+
+def _agent(spec: str, options: dict[str, Any]) -> Any:
+    from agl.agents import AgentSpec
+
+    found = _import(spec)
+    reward, input_ = options.get("reward"), options.get("input_")
+    if isinstance(found, AgentSpec) or not (reward or input_):
+        return found
+    return AgentSpec(found, input=_import(input_) if input_ else None, reward=_import(reward) if reward else None)
+
+
+def _import(spec: str) -> Any:
+    import importlib
+
+    module, colon, name = spec.partition(":")
+    if not colon:
+        raise ConfigError(f"`{spec}` must be `module:object`, such as `my_app:graph`")
+    try:
+        value: Any = importlib.import_module(module)
+        for part in name.split("."):
+            value = getattr(value, part)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"`{spec}` cannot be imported from {os.getcwd()}: {type(error).__name__}: {error}") from error
+    return value
+
+
+def read_tasks(path: Path) -> list[dict[str, Any]]:
+    """Tasks of a file: JSON lines, a JSON array, or Parquet (needs pandas).
+
+    Raises:
+        ConfigError: no such file, another kind of file, or one that cannot be read.
+    """
+    import msgspec
+
+    if not path.exists():
+        raise ConfigError(f"there is no file `{path}`")
+    try:
+        if path.suffix == ".jsonl":
+            return [msgspec.json.decode(line) for line in path.read_bytes().splitlines() if line.strip()]
+        if path.suffix == ".json":
+            return msgspec.json.decode(path.read_bytes())
+        if path.suffix == ".parquet":
+            import importlib
+
+            return importlib.import_module("pandas").read_parquet(path).to_dict("records")
+    except msgspec.DecodeError as error:
+        raise ConfigError(f"`{path}` cannot be read: {error}") from error
+    except ImportError as error:
+        raise ConfigError(f"reading `{path}` needs pandas and pyarrow: pip install pandas pyarrow") from error
+    raise ConfigError(f"`{path}` must be .jsonl, .json or .parquet")

@@ -1,0 +1,38 @@
+"""LangChain's global LLM cache, out of the way inside an attempt: samples of one prompt must differ, and weights change."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from langchain_core.caches import RETURN_VAL_TYPE, BaseCache
+
+from agl_langgraph._tracing import current_trace
+
+
+class BypassedCache(BaseCache):
+    """The user's cache outside an attempt; inside, nothing is found in it and nothing is put into it."""
+
+    def __init__(self, cache: BaseCache) -> None:
+        self.cache = cache
+
+    def lookup(self, prompt: str, llm_string: str) -> RETURN_VAL_TYPE | None:
+        """As the cache does, or None."""
+        return None if current_trace() else self.cache.lookup(prompt, llm_string)
+
+    def update(self, prompt: str, llm_string: str, return_val: RETURN_VAL_TYPE) -> None:
+        """As the cache does, or nothing."""
+        if not current_trace():
+            self.cache.update(prompt, llm_string, return_val)
+
+    async def alookup(self, prompt: str, llm_string: str) -> RETURN_VAL_TYPE | None:
+        """As the cache does, or None."""
+        return None if current_trace() else await self.cache.alookup(prompt, llm_string)
+
+    async def aupdate(self, prompt: str, llm_string: str, return_val: RETURN_VAL_TYPE) -> None:
+        """As the cache does, or nothing."""
+        if not current_trace():
+            await self.cache.aupdate(prompt, llm_string, return_val)
+
+    def clear(self, **kwargs: Any) -> None:
+        """As the cache does."""
+        self.cache.clear(**kwargs)
