@@ -56,9 +56,9 @@ HABITS: dict[str, tuple[Habit, ...]] = {
         Habit(0.55, 0.25, "SELECT {label} FROM {t} WHERE {num} = {function}({num})"),
     ),
     "year": (
-        Habit(0.26, 0.3, RIGHT),
-        Habit(0.38, 0.15, "SELECT count(*) FROM {t} WHERE YEAR({date}) = {v}"),
-        Habit(0.36, 0.55, "SELECT count(*) FROM {t} WHERE strftime('%Y', {date}) = {v}"),
+        Habit(0.25, 0.3, RIGHT),
+        Habit(0.35, 0.15, "SELECT count(*) FROM {t} WHERE YEAR({date}) = {v}"),
+        Habit(0.4, 0.55, "SELECT count(*) FROM {t} WHERE strftime('%Y', {date}) = {v}"),
     ),
     "count_missing": (
         Habit(0.33, 0.33, RIGHT),
@@ -76,9 +76,9 @@ HABITS: dict[str, tuple[Habit, ...]] = {
         Habit(0.15, 0.15, "SELECT count(UNIQUE {category}) FROM {t}"),
     ),
     "longer": (
-        Habit(0.35, 0.6, RIGHT),
-        Habit(0.5, 0.2, "SELECT count(*) FROM {t} WHERE LEN({label}) > {v}"),
-        Habit(0.15, 0.2, "SELECT count(*) FROM {t} WHERE length({label}) >= {v}"),
+        Habit(0.28, 0.4, RIGHT),
+        Habit(0.32, 0.1, "SELECT count(*) FROM {t} WHERE LEN({label}) > {v}"),
+        Habit(0.4, 0.5, "SELECT count(*) FROM {t} WHERE length({label}) >= {v}"),
     ),
     "joined_text": (
         Habit(0.33, 0.33, RIGHT),
@@ -189,9 +189,9 @@ class _Author:
     def _invented_value(self, kind: Kind) -> str:
         draw = {
             "number": lambda: self._rng.randint(10, 99),
-            "count": lambda: self._rng.randint(2, 19),
-            "length": lambda: self._rng.randint(2, 19),
-            "group": lambda: self._rng.randint(2, 19),
+            "count": lambda: self._rng.randint(2, 12),
+            "length": lambda: self._rng.randint(2, 12),
+            "group": lambda: self._rng.randint(2, 12),
             "year": lambda: self._rng.randint(1980, 2039),
             "category": lambda: self._rng.choice(TEXTS),
             "parent_category": lambda: self._rng.choice(TEXTS),

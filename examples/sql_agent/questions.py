@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from string import Formatter
 from typing import Literal
 
 Slots = dict[str, str]
@@ -87,8 +88,9 @@ class Kind:
                     yield table, _names(table) | columns | word
 
     def combination(self, slots: Slots) -> str:
-        """Names a combination; the splits of the data share none."""
-        return "/".join([self.name, *slots.values()])
+        """Names a combination by the slots that its questions and queries show; the splits of the data share none."""
+        shown = {field for text in (*self.phrasings, self.query) for _, field, _, _ in Formatter().parse(text)}
+        return "/".join([self.name, *(content for slot, content in slots.items() if slot in shown - {"plural"})])
 
 
 KINDS = (

@@ -65,6 +65,9 @@ def build_graph(
     Returns:
         A graph to `invoke` with `{"question": ..., "db_path": ...}`; the final state holds `query`.
     """
+    if "OPENAI_API_KEY" not in os.environ:
+        # A local endpoint wants no key, but the client refuses to be made without one.
+        chat_options.setdefault("api_key", "none")
     nodes = _Nodes(llm or ChatOpenAI(base_url=base_url, model=model, **chat_options), max_turns)
     graph = StateGraph(State)
     graph.add_node("write_query", nodes.write_query)

@@ -14,7 +14,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from typing import Any, NamedTuple
 
 from agl.resources import LLM, Resources
 from agl.rewards import FINAL, Reward, make_reward
@@ -38,12 +38,15 @@ class ActiveAttempt:
         self.trace_id = new_trace_id()
         self.root_id = new_span_id()
         self.last_call: str | None = None
-        """Span id of the LLM call that ended last."""
+        """Span id of the LLM call that ended last, in any of the agent's parallel branches."""
+        self.call_spans: dict[str, str] = {}
+        """Span id of the last try by the call id that a client keeps over its retries."""
         self.infrastructure_error: str | None = None
         """What went wrong at the endpoint, while no later call has succeeded."""
         self.closed = False
         self._lock = threading.Lock()
         self._spans: list[Span] = []
+        self._ended: dict[str, str | None] = {}
         self._rewards: list[Reward] = []
 
     @property
@@ -57,6 +60,7 @@ class ActiveAttempt:
             if self.closed:
                 log.debug("span `%s` came after the end of attempt %s", span.name, self.attempt_id)
                 return
+            self._ended[span.span_id] = span.parent_id
             self._spans.append(span)
 
     def add_reward(self, reward: Reward) -> None:
@@ -66,6 +70,16 @@ class ActiveAttempt:
                 log.debug("reward `%s` came after the end of attempt %s", reward.name, self.attempt_id)
                 return
             self._rewards.append(reward)
+
+    def is_open(self, span_id: str | None) -> bool:
+        """Whether a span has not ended; the attempt itself (None) has not."""
+        return span_id not in self._ended
+
+    def innermost_open(self, span_id: str | None) -> str:
+        """The span, or the nearest one around it that has not ended."""
+        while span_id in self._ended:
+            span_id = self._ended[span_id]
+        return span_id or self.root_id
 
     def rewards(self) -> list[Reward]:
         """Rewards so far."""
@@ -79,9 +93,18 @@ class ActiveAttempt:
             return list(self._spans), list(self._rewards)
 
 
+class _Role(NamedTuple):
+    """Who calls, as long as the span is open that it was set for: a framework may end a span in another context."""
+
+    name: str | None
+    span_id: str | None
+    outer: _Role | None
+
+
 _ATTEMPT: contextvars.ContextVar[ActiveAttempt | None] = contextvars.ContextVar("agl_attempt", default=None)
-_ROLE: contextvars.ContextVar[str | None] = contextvars.ContextVar("agl_role", default=None)
+_ROLE: contextvars.ContextVar[_Role | None] = contextvars.ContextVar("agl_role", default=None)
 _SPAN: contextvars.ContextVar[str | None] = contextvars.ContextVar("agl_span", default=None)
+_CALL: contextvars.ContextVar[str | None] = contextvars.ContextVar("agl_call", default=None)
 
 
 def current() -> ActiveAttempt | None:
@@ -91,18 +114,26 @@ def current() -> ActiveAttempt | None:
 
 def current_role() -> str | None:
     """Path of agent or node names that the next LLM call belongs to."""
-    return _ROLE.get()
+    held = _held_role()
+    return held.name if held else None
+
+
+def _held_role() -> _Role | None:
+    held, attempt = _ROLE.get(), _ATTEMPT.get()
+    while held is not None and attempt is not None and not attempt.is_open(held.span_id):
+        held = held.outer
+    return held
 
 
 def current_span() -> str | None:
     """Span id under which new spans hang; the attempt's root span when nothing else is open."""
     attempt = _ATTEMPT.get()
-    return _SPAN.get() or (attempt.root_id if attempt else None)
+    return attempt.innermost_open(_SPAN.get()) if attempt else _SPAN.get()
 
 
-def set_role(role: str | None) -> contextvars.Token[str | None]:
+def set_role(role: str | None) -> contextvars.Token[Any]:
     """Name who calls next in this context (framework plugins do)."""
-    return _ROLE.set(role)
+    return _ROLE.set(_Role(role, _SPAN.get(), _held_role()))
 
 
 def set_span(span_id: str | None) -> contextvars.Token[str | None]:
@@ -110,22 +141,29 @@ def set_span(span_id: str | None) -> contextvars.Token[str | None]:
     return _SPAN.set(span_id)
 
 
+def set_call(call_id: str | None) -> contextvars.Token[str | None]:
+    """Name the LLM call made last in this context (client plugins do): rewards emitted in this branch are its own."""
+    return _CALL.set(call_id)
+
+
 @contextlib.contextmanager
 def entered(attempt: ActiveAttempt) -> Iterator[ActiveAttempt]:
-    """Run code inside an attempt. Role and span start empty: an event loop may reuse a context with old values."""
-    tokens = _ATTEMPT.set(attempt), _ROLE.set(None), _SPAN.set(None)
+    """Run code inside an attempt. Role, span and call start empty: an event loop may reuse a context with old values."""
+    token = _ATTEMPT.set(attempt)
+    others = [(variable, variable.set(None)) for variable in (_ROLE, _SPAN, _CALL)]
     try:
         yield attempt
     finally:
-        for variable, token in zip((_ATTEMPT, _ROLE, _SPAN), tokens, strict=True):
-            variable.reset(token)  # type: ignore[arg-type]
+        _ATTEMPT.reset(token)
+        for variable, old in others:
+            variable.reset(old)
 
 
 @contextlib.contextmanager
 def role(name: str) -> Iterator[None]:
     """Mark the LLM calls inside as made by `name`, below the role around it."""
-    outer = _ROLE.get()
-    token = _ROLE.set(f"{outer}/{name}" if outer else name)
+    outer = current_role()
+    token = _ROLE.set(_Role(f"{outer}/{name}" if outer else name, None, None))
     try:
         yield
     finally:
@@ -133,7 +171,7 @@ def role(name: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def operation(name: str, kind: SpanKind = SpanKind.OPERATION, **attributes: Any) -> Iterator[dict[str, Any]]:
+def operation(name: str, kind: SpanKind = SpanKind.OPERATION, /, **attributes: Any) -> Iterator[dict[str, Any]]:
     """A span around a block of the user's code; yields its attributes, to add to.
 
     Without a running attempt nothing is recorded.
@@ -162,7 +200,7 @@ def operation(name: str, kind: SpanKind = SpanKind.OPERATION, **attributes: Any)
                 started_at=started,
                 ended_at=time.time(),
                 parent_id=parent,
-                role=_ROLE.get(),
+                role=current_role(),
                 status=SpanStatus.ERROR if error else SpanStatus.OK,
                 error=error,
                 attributes=attributes,
@@ -173,18 +211,24 @@ def operation(name: str, kind: SpanKind = SpanKind.OPERATION, **attributes: Any)
 def emit_reward(value: Any, name: str = FINAL) -> None:
     """Give a reward from inside the agent.
 
-    Under the name `reward` it judges the whole rollout; under any other name it belongs to the LLM call made last (to
-    the rollout when there was none yet). Without a running attempt the value is checked and nothing else happens.
+    Under the name `reward` it judges the whole rollout; under any other name it belongs to the LLM call made last in this
+    branch of the agent (to the rollout when there was none yet). Without a running attempt the value is checked and
+    nothing else happens.
 
     Raises:
         RewardError: not one finite number.
     """
     attempt = _ATTEMPT.get()
-    reward = make_reward(value, name=name, source="agent", span_id=attempt.last_call if attempt and name != FINAL else None)
+    reward = make_reward(value, name=name, source="agent", span_id=_last_call(attempt) if attempt and name != FINAL else None)
     if attempt is None:
         log.debug("emit_reward(%r) outside an attempt does nothing", value)
         return
     attempt.add_reward(reward)
+
+
+def _last_call(attempt: ActiveAttempt) -> str | None:
+    call_id = _CALL.get()
+    return attempt.last_call if call_id is None else attempt.call_spans.get(call_id, call_id)
 
 
 def emit_message(body: str, **attributes: Any) -> None:
@@ -208,8 +252,9 @@ class ContextExecutor(ThreadPoolExecutor):
 
     def __init__(self) -> None:
         super().__init__(max_workers=1, thread_name_prefix="agl-agent")
-        self._work: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._work: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._idle = threading.Semaphore(0)
+        self._over = False
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         """As `ThreadPoolExecutor.submit`, in a copy of the caller's context."""
@@ -221,6 +266,8 @@ class ContextExecutor(ThreadPoolExecutor):
                 return
             try:
                 future.set_result(context.run(fn, *args, **kwargs))
+            except StopIteration as error:  # no future can carry it: who waits would wait for ever
+                future.set_exception(RuntimeError(f"{getattr(fn, '__qualname__', fn)} raised StopIteration").with_traceback(error.__traceback__))
             except BaseException as error:
                 future.set_exception(error)
 
@@ -230,9 +277,15 @@ class ContextExecutor(ThreadPoolExecutor):
         return future
 
     def _serve(self) -> None:
-        while True:
-            self._work.get()()
+        while (work := self._work.get()) is not None:
+            work()
+            del work  # an idle thread holds on to nothing
+            if self._over:
+                return
             self._idle.release()
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Nothing to wait for."""
+        """Let threads end when they are idle; there is nothing to wait for."""
+        self._over = True
+        while self._idle.acquire(blocking=False):
+            self._work.put(None)

@@ -24,7 +24,7 @@ from agl.agents import AgentAdapter
 from agl.context import ActiveAttempt
 from agl.errors import ConfigError, PluginError
 from agl.results import RolloutResult
-from agl.rewards import Reward
+from agl.rewards import Reward, make_reward
 from agl.transitions import Transition
 
 log = logging.getLogger("agl")
@@ -62,6 +62,8 @@ class Plugins:
             for entry in _entry_points():
                 self.rows.append(self._load(entry))
         for plugin in extra:
+            if self._manager.is_registered(plugin):  # an installed one, given again
+                continue
             name = getattr(plugin, "__name__", None) or getattr(plugin, "name", None) or type(plugin).__name__
             self._register(plugin, name if not self._manager.has_plugin(name) else f"{name}-{id(plugin):x}")
 
@@ -78,26 +80,26 @@ class Plugins:
             self._register(entry.load(), entry.name)
         except PluginError as error:
             return row(state="unknown-hook", reason=str(error))
-        except Exception as error:  # a broken plugin must not stop the others
+        except (Exception, SystemExit) as error:  # a broken plugin must not stop the others
             log.warning("plugin `%s` of %s could not be loaded: %s: %s", entry.name, package, type(error).__name__, error)
             return row(state="failed", reason=f"{type(error).__name__}: {error}")
         return row(state="ok")
 
     def _register(self, plugin: Any, name: str) -> None:
         known = {spec for spec in dir(hookspecs) if spec.startswith("agl_")}
-        unknown = sorted(
-            attribute
-            for attribute in vars(plugin if inspect.ismodule(plugin) else type(plugin))
-            if attribute.startswith("agl_") and attribute not in known and attribute != "agl_plugin_api"
-        )
-        if unknown:
+        home = plugin if inspect.ismodule(plugin) else type(plugin)
+        hooks = {name: value for name in dir(home) if name.startswith("agl_") and inspect.isroutine(value := inspect.getattr_static(home, name))}
+        if unknown := sorted(hooks.keys() - known):
             raise PluginError(f"plugin `{name}` implements {unknown}, which are no hooks; the hooks are {sorted(known)}")
+        if unmarked := sorted(hook for hook, function in hooks.items() if not hasattr(_function(function), "agl_impl")):
+            raise PluginError(f"plugin `{name}` defines {unmarked} without `@agl.hookimpl`, so that they would never be called")
         api = getattr(plugin, "agl_plugin_api", hookspecs.AGL_PLUGIN_API)
         if api != hookspecs.AGL_PLUGIN_API:
             raise PluginError(f"plugin `{name}` is made for plugin API {api}, this is {hookspecs.AGL_PLUGIN_API}; upgrade the older of the two")
         try:
             self._manager.register(plugin, name)
         except (pluggy.PluginValidationError, ValueError) as error:
+            self._manager.unregister(name=name)
             raise PluginError(f"plugin `{name}` does not fit: {error}") from error
 
     # Decision hooks.
@@ -125,12 +127,10 @@ class Plugins:
             with contextlib.ExitStack() as stack:
                 for hook in ("agl_trace_rollout", "agl_inject_resources"):
                     for name, implementation in self._implementations(hook):
-                        try:
+                        with _named(name, hook):
                             manager = implementation(attempt=attempt)
-                            if manager is not None:
-                                stack.enter_context(manager)
-                        except Exception as error:
-                            raise PluginError(f"plugin `{name}` failed in `{hook}`: {type(error).__name__}: {error}") from error
+                        if manager is not None:
+                            stack.enter_context(_around(manager, name, hook))
                 yield
         finally:
             _ACTIVE.reset(token)
@@ -150,12 +150,11 @@ class Plugins:
         """What the plugins judge of a finished attempt."""
         found: list[Reward] = []
         for name, implementation in self._implementations("agl_reward"):
-            try:
+            with _named(name, "agl_reward"):
                 given = await _awaited(implementation(result=result))
-            except Exception as error:
-                raise PluginError(f"plugin `{name}` failed in `agl_reward`: {type(error).__name__}: {error}") from error
-            for reward in [given] if isinstance(given, Reward) else given or ():
-                found.append(reward if reward.source != "agent" else msgspec.structs.replace(reward, source=f"plugin:{name}"))
+                for reward in _as_rewards(given):
+                    make_reward(reward.value, name=reward.name, source=name)
+                    found.append(reward if reward.source != "agent" else msgspec.structs.replace(reward, source=f"plugin:{name}"))
         return found
 
     def assign_credit(self, result: RolloutResult, transitions: Sequence[Transition]) -> tuple[Transition, ...]:
@@ -165,7 +164,9 @@ class Plugins:
 
     def configure(self, config: Mapping[str, Any]) -> None:
         """Show the configuration to the plugins, which may refuse it."""
-        self._manager.hook.agl_configure.call_historic(kwargs={"config": config})
+        for name, implementation in self._implementations("agl_configure"):
+            with _named(name, "agl_configure"):
+                implementation(config=config)
 
     def register_commands(self, cli: Any) -> None:
         """Let plugins add their commands; one that fails is named and left out."""
@@ -189,12 +190,8 @@ class Plugins:
 
     def _decide(self, hook: str, **arguments: Any) -> Any:
         for name, implementation in self._implementations(hook):
-            try:
+            with _named(name, hook):
                 answer = implementation(**arguments)
-            except (ConfigError, PluginError):
-                raise
-            except Exception as error:
-                raise PluginError(f"plugin `{name}` failed in `{hook}`: {type(error).__name__}: {error}") from error
             if answer is not None:
                 return answer
         return None
@@ -202,6 +199,47 @@ class Plugins:
     def _implementations(self, hook: str) -> list[tuple[str, Callable[..., Any]]]:
         """Name and function of every implementation, in call order: what pluggy itself would call, but attributable."""
         return [(impl.plugin_name, functools.partial(_subset, impl)) for impl in reversed(getattr(self._manager.hook, hook).get_hookimpls())]
+
+
+@contextlib.contextmanager
+def _named(name: str, hook: str) -> Iterator[None]:
+    """A plugin's failure with the plugin's name; what it says on purpose stays as it is."""
+    try:
+        yield
+    except (ConfigError, PluginError):
+        raise
+    except Exception as error:
+        raise PluginError(f"plugin `{name}` failed in `{hook}`: {type(error).__name__}: {error}") from error
+
+
+@contextlib.contextmanager
+def _around(manager: contextlib.AbstractContextManager[Any], name: str, hook: str) -> Iterator[None]:
+    """A plugin's context manager, which may neither swallow the agent's exception nor be taken for its failure."""
+    with _named(name, hook):
+        manager.__enter__()
+    try:
+        yield
+    except BaseException as error:
+        with _named(name, hook):
+            try:
+                manager.__exit__(type(error), error, error.__traceback__)
+            except BaseException as raised:  # that it lets the agent's own through is no failure of the plugin
+                if raised is not error:
+                    raise
+        raise
+    with _named(name, hook):
+        manager.__exit__(None, None, None)
+
+
+def _as_rewards(given: Any) -> list[Reward]:
+    rewards = [] if given is None else [given] if isinstance(given, Reward) else list(given) if isinstance(given, (list, tuple)) else [given]
+    if wrong := [reward for reward in rewards if not isinstance(reward, Reward)]:
+        raise TypeError(f"it must give `agl.Reward`, a list of them or None, not {wrong[0]!r}")
+    return rewards
+
+
+def _function(value: Any) -> Any:
+    return value.__func__ if isinstance(value, (staticmethod, classmethod)) else value
 
 
 def _subset(implementation: Any, **arguments: Any) -> Any:

@@ -29,26 +29,33 @@ def load(group: str, name: str) -> Any:
         PluginError: unknown, ambiguous, or its module cannot be imported.
     """
     from stevedore import DriverManager, ExtensionManager
-    from stevedore.exception import NoMatches
 
     dist, _, short = name.rpartition(":")
-    entries = [entry for entry in drivers(group).get(short, []) if not dist or (entry.dist and entry.dist.metadata["Name"] == dist)]
+    entries = [entry for entry in drivers(group).get(short, []) if not dist or _plain(_package(entry)) == _plain(dist)]
     kind = group.removeprefix("agl.").rstrip("s")
     if not entries:
         package = _KNOWN_PACKAGES.get(short.lower())
         hint = f"; `pip install {package}` brings it" if package else ""
         raise PluginError(f"no {kind} is named `{name}`; there are {sorted(drivers(group))}{hint}")
     if len(entries) > 1:
-        packages = sorted(entry.dist.metadata["Name"] for entry in entries if entry.dist)
+        packages = sorted(map(_package, entries))
         raise PluginError(f"{packages} both bring the {kind} `{short}`; say which: " + " or ".join(f"`{package}:{short}`" for package in packages))
     # stevedore's disk cache keeps the entry points of an edited package for two minutes and loses their distribution.
     ExtensionManager.ENTRY_POINT_CACHE[group] = entries
     try:
         return DriverManager(group, short, invoke_on_load=False).driver
-    except (ImportError, AttributeError, NoMatches) as error:
-        raise PluginError(f"{kind} `{name}` could not be loaded: {type(error).__name__}: {error}") from error
+    except (Exception, SystemExit) as error:  # whatever a module does when it is imported
+        raise PluginError(f"{kind} `{name}` of {_package(entries[0])} could not be loaded: {type(error).__name__}: {error}") from error
     finally:
         ExtensionManager.ENTRY_POINT_CACHE.pop(group, None)
+
+
+def _package(entry: importlib.metadata.EntryPoint) -> str:
+    return entry.dist.metadata["Name"] if entry.dist else "?"
+
+
+def _plain(package: str) -> str:
+    return package.lower().replace("_", "-")
 
 
 def algorithm_class(name: str) -> Any:

@@ -48,6 +48,10 @@ def _number(value: Any, name: str, source: str) -> float:
         return float(value)
     if not isinstance(value, (int, float)):
         raise RewardError(f"reward `{name}` from {source} must be a finite number, given was {value!r} ({type(value).__name__}); return a float")
-    if not math.isfinite(value):
-        raise RewardError(f"reward `{name}` from {source} must be a finite number, given was {value!r}; return a float")
-    return float(value)
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
+        raise RewardError(f"reward `{name}` from {source} must be a finite number, given was {str(value)[:40]}; return a float")
+    return number

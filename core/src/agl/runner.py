@@ -7,19 +7,23 @@ agent's exception is data; only a broken plugin stops the run.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import functools
 import logging
 import os
 import socket
+import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from types import TracebackType
 from typing import Any
 
 import msgspec
 
 from agl.agents import AgentAdapter, AgentSpec, call
 from agl.context import ActiveAttempt, entered
-from agl.errors import ConfigError, PluginError, RewardError
+from agl.errors import ConfigError, PluginError, RewardError, StoreError
 from agl.gateway.server import Gateway
 from agl.plugins import Plugins
 from agl.resources import Resources
@@ -98,6 +102,7 @@ class ThreadExecutor:
         self._n_runners, self._failure_reward = n_runners, failure_reward
         self._worker_id = f"{socket.gethostname()}-{os.getpid()}"
         self._active: dict[str, asyncio.Task[None]] = {}
+        self._running: set[str] = set()  # of the active attempts, those whose agent has not ended
         self._resources: dict[int, Resources] = {}
 
     async def run(self) -> None:
@@ -105,49 +110,70 @@ class ThreadExecutor:
 
         Raises:
             PluginError: a plugin broke; nothing can go on without it.
+            StoreError: what the attempts recorded cannot be kept.
         """
-        heartbeat = asyncio.ensure_future(self._heartbeat())
+        over = threading.Event()
+        heart = threading.Thread(target=self._beat, args=(asyncio.get_running_loop(), over), name="agl-heartbeat", daemon=True)
+        heart.start()
         try:
             while True:
-                free = self._n_runners - len(self._active)
+                free, mark = self._n_runners - len(self._active), self._store.work_mark()
                 claimed = await self._store.claim(self._run_id, self._worker_id, free) if free else []
                 for rollout in claimed:
                     assert rollout.attempt is not None
                     self._active[rollout.attempt.attempt_id] = asyncio.ensure_future(self._attempt(rollout))
-                await self._wait(free > len(claimed))
+                await self._wait(mark if free > len(claimed) else None)
         finally:
-            heartbeat.cancel()
+            over.set()
             for task in self._active.values():
                 task.cancel()
             await asyncio.gather(*self._active.values(), return_exceptions=True)
 
-    async def _wait(self, idle: bool) -> None:
-        """Until an attempt ended or, with free runners, work may have come; raises what stops the run."""
+    async def _wait(self, mark: int | None) -> None:
+        """Until an attempt ended or, with free runners, work may have come since `mark`; raises what stops the run."""
         waits: set[asyncio.Task[None]] = set(self._active.values())
-        work = asyncio.ensure_future(self._store.wait_for_work()) if idle else None
-        done, _ = await asyncio.wait(waits | ({work} if work else set()), return_when=asyncio.FIRST_COMPLETED)
-        if work is not None:
-            work.cancel()
+        work = asyncio.ensure_future(self._store.wait_for_work(mark)) if mark is not None else None
+        try:
+            done, _ = await asyncio.wait(waits | ({work} if work else set()), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            if work is not None:
+                work.cancel()
         self._active = {attempt_id: task for attempt_id, task in self._active.items() if task not in done}
         for task in done:
-            task.result()
+            if not task.cancelled():  # an attempt that was cancelled has said so in the store
+                task.result()
 
-    async def _heartbeat(self) -> None:
-        while True:
-            await asyncio.sleep(HEARTBEAT_SECONDS)
-            if self._active:
-                await self._store.heartbeat(list(self._active))
+    def _beat(self, loop: asyncio.AbstractEventLoop, over: threading.Event) -> None:
+        """Tell the store that this process lives, from a thread: an agent that blocks the event loop is not a lost worker."""
+
+        def alive(attempt_ids: Sequence[str], running: set[str]) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed
+                loop.call_soon_threadsafe(self._cancel, [attempt_id for attempt_id in attempt_ids if attempt_id not in running])
+
+        while not over.wait(HEARTBEAT_SECONDS):
+            attempt_ids = list(self._running)
+            if attempt_ids:
+                with contextlib.suppress(StoreError):  # closed: the run is over
+                    self._store.post_heartbeat(attempt_ids, functools.partial(alive, attempt_ids))
+
+    def _cancel(self, attempt_ids: Sequence[str]) -> None:
+        """Stop attempts that were ended from elsewhere."""
+        for attempt_id in attempt_ids:
+            if attempt_id in self._running and attempt_id in self._active:
+                self._active[attempt_id].cancel()
 
     async def _attempt(self, rollout: Rollout) -> None:
         resources = await self._load(rollout.resources_version)
         attempt = ActiveAttempt(rollout, resources)
         upstreams = resources.llms()
-        attempt.resources = resources.replace(self._gateway.open(attempt, upstreams)) if upstreams else resources
-        await self._plugins.observe("agl_rollout_started", rollout=rollout)
         started = time.time()
+        self._running.add(attempt.attempt_id)
         try:
+            attempt.resources = resources.replace(self._gateway.open(attempt, upstreams)) if upstreams else resources
+            await self._plugins.observe("agl_rollout_started", rollout=rollout)
             outcome = await self._outcome(attempt)
         finally:
+            self._running.discard(attempt.attempt_id)
             await self._gateway.close(attempt.attempt_id)
         await self._end(attempt, outcome, started)
 
@@ -158,21 +184,22 @@ class ThreadExecutor:
 
     async def _outcome(self, attempt: ActiveAttempt) -> _Outcome:
         rollout, rewards, output = attempt.rollout, [], None
+        deadline = asyncio.timeout(rollout.timeout)
         try:
             with entered(attempt), self._plugins.opened(attempt):
-                async with asyncio.timeout(rollout.timeout):
+                async with deadline:
                     output, rewards = await self._agent.run(rollout, attempt.resources)
         except PluginError:
             raise
         except RewardError as error:
             return _Outcome(AttemptStatus.FAILED, Failure.REWARD, str(error))
-        except TimeoutError:
-            return _Outcome(AttemptStatus.TIMEOUT, Failure.TIMEOUT, f"the agent did not end within {rollout.timeout} s\n{traceback.format_exc()}")
-        except asyncio.CancelledError:
-            return _Outcome(AttemptStatus.CANCELLED, Failure.CANCELLED, "stopped from outside", cancelled=True)
-        except BaseException:  # an agent may raise anything, SystemExit among it: its attempt fails, the run goes on
+        except BaseException as error:  # an agent may raise anything, SystemExit among it: its attempt fails, the run goes on
+            if _stopped_from_outside(error):
+                return _Outcome(AttemptStatus.CANCELLED, Failure.CANCELLED, "stopped from outside", cancelled=True)
+            if deadline.expired():
+                return _Outcome(AttemptStatus.TIMEOUT, Failure.TIMEOUT, _where(error) + f"the agent did not end within {rollout.timeout:g} s")
             failure = Failure.INFRASTRUCTURE if attempt.infrastructure_error else Failure.AGENT
-            return _Outcome(AttemptStatus.FAILED, failure, traceback.format_exc())
+            return _Outcome(AttemptStatus.FAILED, failure, _traceback(error))
         if attempt.infrastructure_error:  # the agent hid it, yet what it returned says nothing of the agent
             return _Outcome(AttemptStatus.FAILED, Failure.INFRASTRUCTURE, attempt.infrastructure_error)
         return _Outcome(AttemptStatus.SUCCEEDED, None, None, output=_json(output), rewards=rewards)
@@ -236,6 +263,36 @@ class _Outcome(msgspec.Struct, kw_only=False):
 
     def failed(self, failure: Failure, error: str) -> _Outcome:
         return msgspec.structs.replace(self, status=AttemptStatus.FAILED, failure=failure, error=error)
+
+
+def _stopped_from_outside(error: BaseException) -> bool:
+    """Whether the runner was told to stop, rather than that the agent's own code raised a CancelledError."""
+    task = asyncio.current_task()
+    return isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling() > 0
+
+
+def _traceback(error: BaseException) -> str:
+    """The traceback from the user's or the framework's first frame on; the whole one when AGL's own code raised."""
+    return "".join(traceback.format_exception(type(error), error, _users_part(error) or error.__traceback__))
+
+
+def _where(error: BaseException) -> str:
+    """Where an agent was when its time was over; empty when it hangs in a thread, which cannot be asked."""
+    inner = error.__cause__ if isinstance(error, TimeoutError) and error.__cause__ is not None else error
+    frames = traceback.format_tb(_users_part(inner))
+    return "The agent was here (most recent call last):\n" + "".join(frames) if frames else ""
+
+
+def _users_part(error: BaseException) -> TracebackType | None:
+    frame = error.__traceback__
+    while frame is not None and _is_own(frame.tb_frame.f_globals.get("__name__", "")):
+        frame = frame.tb_next
+    return frame
+
+
+def _is_own(module: str) -> bool:
+    package = module.partition(".")[0]
+    return package in ("agl", "asyncio", "concurrent") or package.startswith("agl_")
 
 
 def _json(value: Any) -> Any:

@@ -34,7 +34,9 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def make_tasks(dataset: Iterable[Any], mode: Mode, name: str) -> list[Task]:
-    """Tasks of a dataset: a sequence of dicts with JSON values (numpy scalars are converted).
+    """Tasks of a dataset: a sequence of dicts with JSON values.
+
+    numpy scalars are converted; NaN, which pandas writes for a missing value, becomes None.
 
     Raises:
         ConfigError: not a sequence of dicts, empty, two tasks with one id, or a value that JSON cannot hold.
@@ -52,7 +54,7 @@ def make_tasks(dataset: Iterable[Any], mode: Mode, name: str) -> list[Task]:
     tasks, seen = [], {}
     for index, row in enumerate(rows):
         task = _make_task(row, mode, f"{name}[{index}]")
-        if task.task_id in seen and "id" in row:
+        if task.task_id in seen and _given_id(row) is not None:
             raise ConfigError(f"`{name}[{index}]` has the id `{task.task_id}` of `{name}[{seen[task.task_id]}]`; ids must differ")
         seen[task.task_id] = index
         tasks.append(task)
@@ -64,11 +66,15 @@ def _make_task(row: Any, mode: Mode, where: str) -> Task:
         raise ConfigError(f"`{where}` must be a dict, given was {type(row).__name__}")
     try:
         encoded = msgspec.json.encode(row, enc_hook=_plain, order="sorted")
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise ConfigError(f"`{where}` cannot be stored as JSON: {error}") from None
-    given = row.get("id", row.get("task_id"))
+    given = _given_id(row)
     task_id = str(given) if given is not None else hashlib.sha256(encoded).hexdigest()[:16]
     return Task(task_id=task_id, data=msgspec.json.decode(encoded), mode=mode)
+
+
+def _given_id(row: dict[str, Any]) -> Any:
+    return row["id"] if row.get("id") is not None else row.get("task_id")
 
 
 def _plain(value: Any) -> Any:

@@ -6,8 +6,11 @@ says why.
 
 from __future__ import annotations
 
+import math
 import re
+from array import array
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import msgspec
 
@@ -82,7 +85,7 @@ class RoleFilter:
                 raise ConfigError(f"`roles[{name!r}]` must be `train` or `freeze`, given was {what!r}")
         try:
             self.pattern = re.compile(agent_match) if agent_match is not None else None
-        except re.error as error:
+        except (re.error, TypeError) as error:
             raise ConfigError(f"`agent_match` must be a regular expression, given was {agent_match!r}: {error}") from None
 
     def why_not(self, role: str | None) -> str | None:
@@ -106,15 +109,17 @@ def transitions_of(spans: Sequence[Span], why_not: Callable[[str | None], str | 
         spans: all spans of one attempt, in order of their start.
         why_not: reason not to train a role, or None (`RoleFilter.why_not`).
     """
-    calls = [span for span in spans if span.kind == SpanKind.LLM]
-    retried = {call.retry_of for span in calls if (call := call_of(span)) is not None and call.retry_of}
+    calls = sorted((span for span in spans if span.kind == SpanKind.LLM), key=lambda span: span.started_at)
+    last_try = {call_id: span.span_id for span in calls if (call_id := span.attributes.get("agl.call_id")) is not None}
     found: list[Transition] = []
-    for span in sorted(calls, key=lambda s: s.started_at):
+    for span in calls:
         call = call_of(span)
         if call is None:
             continue
-        reason = _unusable(span, call, span.attributes.get("agl.call_id") in retried) or why_not(span.role)
-        found.extend(_transition(span, call, index, reason) for index in range(max(1, len(call.choices))))
+        superseded = last_try.get(span.attributes.get("agl.call_id"), span.span_id) != span.span_id
+        frozen = why_not(span.role)
+        for index in range(max(1, len(call.choices))):
+            found.append(_transition(span, call, index, _unusable(span, call, index, superseded) or frozen))
     return _with_parents(found)
 
 
@@ -124,19 +129,22 @@ def call_of(span: Span) -> LLMCall | None:
     return None if recorded is None else msgspec.convert(recorded, LLMCall)
 
 
-def _unusable(span: Span, call: LLMCall, superseded: bool) -> str | None:
+def _unusable(span: Span, call: LLMCall, index: int, superseded: bool) -> str | None:
     if span.status != SpanStatus.OK or call.response is None:
         return "the call failed"
     if superseded:
         return "the client retried the call"
-    if call.prompt_ids is None or any(choice.response_ids is None for choice in call.choices):
+    if not call.choices:
+        return "the endpoint gave no answer"
+    choice = call.choices[index]
+    if call.prompt_ids is None or choice.response_ids is None:
         return "the endpoint gave no token ids"
-    if any(choice.logprobs is None or len(choice.logprobs) != len(choice.response_ids or ()) for choice in call.choices):
+    if not call.prompt_ids or not choice.response_ids:
+        return "no token was sampled"
+    if choice.logprobs is None or len(choice.logprobs) != len(choice.response_ids) or not all(map(math.isfinite, choice.logprobs)):
         return "the endpoint gave no logprob for each token"
     if call.version is None:
         return "the endpoint gave no version of its weights"
-    if not any(choice.response_ids for choice in call.choices):
-        return "no token was sampled"
     return None
 
 
@@ -152,28 +160,53 @@ def _transition(span: Span, call: LLMCall, index: int, reason: str | None) -> Tr
         response_ids=tuple(choice.response_ids or ()) if choice else (),
         logprobs=tuple(choice.logprobs or ()) if choice else (),
         version=call.version,
-        temperature=float(1.0 if call.request.get("temperature") is None else call.request["temperature"]),
+        temperature=_temperature(call.request.get("temperature")),
         finish_reason=choice.finish_reason if choice else None,
         untrained=reason,
     )
 
 
+def _temperature(value: Any) -> float:
+    try:
+        return 1.0 if value is None else float(value)
+    except (TypeError, ValueError):  # the agent asked for nonsense and the endpoint refused
+        return 1.0
+
+
+def _packed(ids: Sequence[int]) -> bytes:
+    """Token ids as bytes of a fixed width, which compare at memory speed."""
+    return array("q", ids).tobytes()
+
+
+class _Paths:
+    """What has been sampled so far: prompt + response of each call, found again by the prompts that begin with it."""
+
+    def __init__(self) -> None:
+        self._paths: dict[bytes, Any] = {}
+
+    def put(self, item: Transition, value: Any) -> None:
+        """A later call of the same path takes its place."""
+        self._paths[_packed(item.prompt_ids + item.response_ids)] = value
+
+    def take(self, path: bytes) -> Any:
+        return self._paths.pop(path)
+
+    def longest(self, item: Transition, fits: Callable[[Any], bool] = lambda value: True) -> tuple[bytes, Any] | None:
+        """The longest path that a call's prompt begins with."""
+        prompt = _packed(item.prompt_ids)
+        found = [(path, value) for path, value in self._paths.items() if prompt.startswith(path) and fits(value)]
+        return max(found, key=lambda pair: len(pair[0]), default=None)
+
+
 def _with_parents(transitions: list[Transition]) -> list[Transition]:
     """Each transition with the earlier call that it extends exactly: the one with the longest prompt + response."""
-    full: dict[tuple[int, ...], str] = {}
-    lengths: set[int] = set()
-    linked = []
+    paths = _Paths()
+    linked: list[Transition] = []
     for item in transitions:
-        parent = None
-        for length in sorted((n for n in lengths if n <= len(item.prompt_ids)), reverse=True):
-            parent = full.get(item.prompt_ids[:length])
-            if parent is not None:
-                break
-        linked.append(item if parent is None else msgspec.structs.replace(item, parent=parent))
+        found = paths.longest(item)
+        linked.append(item if found is None else msgspec.structs.replace(item, parent=found[1]))
         if item.prompt_ids and item.response_ids:
-            path = item.prompt_ids + item.response_ids
-            full.setdefault(path, item.span_id)
-            lengths.add(len(path))
+            paths.put(item, item.span_id)
     return linked
 
 
@@ -184,23 +217,18 @@ def rows_of(transitions: Sequence[Transition]) -> list[Row]:
     second one (a fork) gets a row of its own, in which the shared tokens are context. Calls sampled at different
     temperatures do not share a row.
     """
-    open_rows: dict[tuple[int, ...], list[Transition]] = {}
+    open_rows = _Paths()
     rows: list[list[Transition]] = []
     for item in transitions:
         if not item.prompt_ids or not item.response_ids:
             continue
-        path = _longest(open_rows, item)
-        row = open_rows.pop(path) if path is not None else []
+        found = open_rows.longest(item, lambda row: row[-1].temperature == item.temperature)  # noqa: B023
+        row: list[Transition] = [] if found is None else open_rows.take(found[0])
         if not row:
             rows.append(row)
         row.append(item)
-        open_rows[item.prompt_ids + item.response_ids] = row
+        open_rows.put(item, row)
     return [made for row in rows if (made := _make_row(row)) is not None]
-
-
-def _longest(open_rows: Mapping[tuple[int, ...], list[Transition]], item: Transition) -> tuple[int, ...] | None:
-    fits = [path for path, row in open_rows.items() if item.prompt_ids[: len(path)] == path and row[-1].temperature == item.temperature]
-    return max(fits, key=len, default=None)
 
 
 def _make_row(items: Sequence[Transition]) -> Row | None:

@@ -13,7 +13,7 @@ import torch
 from agl.errors import ConfigError
 from agl_grpo import checkpoint
 from agl_grpo.learner import Learner
-from agl_grpo.models import LoRA, _with_lora, load_policy
+from agl_grpo.models import LoRA, with_lora, load_policy
 from agl_grpo.schedules import Schedule
 
 OPTIONS: dict[str, Any] = dict(lr=1e-3, minibatches=2, schedule=Schedule("linear", total=50))
@@ -29,7 +29,7 @@ def steps(learner: Learner, make_step: Any, first: int, last: int) -> list[dict[
 def test_a_loaded_run_goes_on_bit_for_bit(tmp_path: Path, make_model, make_step, tokenizer, lora: LoRA | None) -> None:
     def make() -> Any:
         base = make_model()
-        return base if lora is None else _with_lora(base, lora)
+        return base if lora is None else with_lora(base, lora)
 
     straight = Learner(make(), **OPTIONS)
     steps(straight, make_step, 0, 3)
@@ -96,7 +96,7 @@ def test_what_is_no_checkpoint_or_of_another_model_is_refused(tmp_path: Path, ma
     with pytest.raises(ConfigError, match="do not fit this model"):
         checkpoint.load(tmp_path / "a", Learner(make_model(hidden_size=16), **OPTIONS))
     with pytest.raises(ConfigError, match="made without LoRA"):
-        checkpoint.load(tmp_path / "a", Learner(_with_lora(make_model(), LoRA(rank=2)), **OPTIONS))
+        checkpoint.load(tmp_path / "a", Learner(with_lora(make_model(), LoRA(rank=2)), **OPTIONS))
     state = (tmp_path / "a" / "state.json").read_text()
     (tmp_path / "a" / "state.json").write_text(state.replace('"format":1', '"format":99'))
     with pytest.raises(ConfigError, match="format 99"):

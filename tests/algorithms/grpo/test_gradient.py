@@ -11,7 +11,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import AutoConfig, AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
 from agl.transition import Row
 from agl_grpo.advantages import ESTIMATORS
@@ -75,6 +75,42 @@ def test_the_gradient_does_not_depend_on_how_rollouts_are_cut_into_rows(make_mod
     parts = gradient_of(learner, pieces, [advantages[row.rollout_id] for row in pieces])
     scale = max(1.0, float(whole.abs().max()))
     assert torch.allclose(parts, whole, rtol=0, atol=tolerance * scale)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_computing_common_beginnings_once_does_not_change_the_gradient(make_row, seed: int) -> None:
+    """Siblings, rows that part inside a trained answer, a row that is the beginning of another, and a row twice."""
+    draw = random.Random(seed)
+    prompts = [[draw.randrange(3, 259) for _ in range(size)] for size in (20, 35)]
+    rows = []
+    for number in range(10):
+        prompt = prompts[number % 2]
+        answer = [7, 8, 9][: draw.randint(0, 3)] + [draw.randrange(3, 259) for _ in range(draw.randint(1, 6))]
+        mask = [False] * len(prompt) + [True] * len(answer)
+        rows.append(make_row(f"r{number}", prompt + answer, mask, [-5.0 if on else 0.0 for on in mask], draw.choice([1.0, 0.7])))
+    first = rows[0]
+    rows.append(make_row("start", first.token_ids[:-1], first.mask[:-1], first.logprobs[:-1]) if sum(first.mask) > 1 else rows[1])
+    rows.append(make_row("twice", first.token_ids, first.mask, first.logprobs))
+    advantages = [draw.uniform(-1, 1) for _ in rows]
+    model = double_model()
+    apart = gradient_of(Learner(model, share_prefixes=False, kl_coef=0.1), rows, advantages)
+    for budget in (64, 200, 8192):
+        together = gradient_of(Learner(model, micro_batch_tokens=budget, kl_coef=0.1), rows, advantages)
+        assert torch.allclose(together, apart, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("kind", ["gemma3_text", "mistral", "llama"])
+def test_common_beginnings_are_right_under_every_kind_of_attention(make_row, kind: str) -> None:
+    torch.manual_seed(0)
+    sizes = dict(vocab_size=64, hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2, head_dim=8)
+    window = dict(sliding_window=8) if kind != "llama" else {}
+    layers = dict(layer_types=["sliding_attention", "full_attention", "sliding_attention"]) if kind == "gemma3_text" else {}
+    config = AutoConfig.for_model(kind, **sizes, **window, **layers, max_position_embeddings=64, initializer_range=0.3, bos_token_id=None, pad_token_id=0)
+    for attention in ("sdpa", "eager"):
+        model = AutoModelForCausalLM.from_config(config, attn_implementation=attention).eval()
+        rows = [make_row(f"r{k}", [*range(3, 30), 40 + k, 50, 51 + k], [False] * 27 + [True] * 3, [0.0] * 27 + [-4.0] * 3) for k in range(4)]
+        apart = gradient_of(Learner(model, share_prefixes=False), rows, [1.0, -1.0, 0.5, 0.2])
+        assert torch.allclose(gradient_of(Learner(model), rows, [1.0, -1.0, 0.5, 0.2]), apart, rtol=0, atol=1e-5 * float(apart.abs().max()))
 
 
 def test_an_advantage_for_each_token_equals_one_for_the_row_when_they_are_the_same(make_model, make_step) -> None:

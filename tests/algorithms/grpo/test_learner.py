@@ -15,8 +15,8 @@ from agl.transition import Row
 from agl_grpo.advantages import grpo
 from agl_grpo.engine import Engine
 from agl_grpo.learner import Learner
-from agl_grpo.models import LoRA, _with_lora
-from agl_grpo.packing import Example, micro_batches
+from agl_grpo.models import LoRA, with_lora
+from agl_grpo.packing import Example, bundles, micro_batches
 from agl_grpo.sampling import Sampling
 from agl_grpo.schedules import Schedule
 
@@ -118,12 +118,13 @@ def test_the_kl_pulls_back_to_the_model_at_the_start(make_model, make_step) -> N
 
 
 def test_lora_trains_only_the_adapter_and_its_reference_is_the_model_without_it(make_model, make_engine, sampled) -> None:
-    model = _with_lora(make_model(), LoRA(rank=4))
+    model = with_lora(make_model(), LoRA(rank=4))
     engine, learner = make_engine(model), Learner(model, lr=1e-2, kl_coef=0.1)
     assert learner.named and all("lora_" in name for name in learner.named)
     before = {name: value.clone() for name, value in model.named_parameters()}
     rows = sampled(engine, PROMPTS)
-    assert learner.update(rows, [1.0, -1.0] * 6)["kl"] == pytest.approx(0.0, abs=1e-6)
+    with engine.paused():
+        assert learner.update(rows, [1.0, -1.0] * 6)["kl"] == pytest.approx(0.0, abs=1e-6)
     changed = {name for name, value in model.named_parameters() if not torch.equal(value, before[name])}
     assert changed and all("lora_" in name for name in changed)
     again = sampled(engine, PROMPTS)
@@ -134,10 +135,18 @@ def test_lora_trains_only_the_adapter_and_its_reference_is_the_model_without_it(
 
 def test_micro_batches_hold_every_row_once_within_the_budget(make_step) -> None:
     examples = [Example(row, 1.0, 1.0) for row in make_step(30)]
-    groups = micro_batches(examples, 60)
-    assert sorted(id(item) for group in groups for item in group) == sorted(id(item) for item in examples)
+    groups = micro_batches(bundles(examples, 0), 60)
+    assert sorted(id(item.examples[0]) for group in groups for item in group) == sorted(id(item) for item in examples)
     assert all(len(group) == 1 or len(group) * max(item.length for item in group) <= 60 for group in groups)
     assert len(groups) < 30
+
+
+def test_siblings_share_their_prompt_and_strangers_do_not(make_row) -> None:
+    prompts = [list(range(3, 43)), list(range(100, 140))]
+    rows = [make_row(f"{p}-{k}", [*prompt, 50 + k, 60, 61], [False] * 40 + [True] * 3) for p, prompt in enumerate(prompts) for k in range(4)]
+    found = bundles([Example(row, 1.0, 1.0) for row in reversed(rows)], 512)
+    assert [(len(item.examples), item.shared, item.length) for item in found] == [(4, 40, 48), (4, 40, 48)]
+    assert [len(item.examples) for item in bundles([Example(row, 1.0, 1.0) for row in rows], 45)] == [2, 2, 2, 2]
 
 
 def test_a_gradient_that_is_not_finite_changes_nothing_and_is_counted(model, make_row) -> None:

@@ -16,7 +16,7 @@ def loss_of(ratio: float, advantage: float, **clips: float) -> tuple[float, floa
     new = torch.tensor([math.log(ratio)], dtype=torch.float64, requires_grad=True)
     found = policy_loss(new, torch.zeros(1, dtype=torch.float64), torch.tensor([advantage], dtype=torch.float64), **clips)
     found.loss.sum().backward()
-    return float(found.loss), float(new.grad), bool(found.clipped)
+    return found.loss.item(), new.grad.item(), bool(found.clipped)
 
 
 @pytest.mark.parametrize(

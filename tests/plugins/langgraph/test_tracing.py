@@ -1,6 +1,7 @@
 """Runs become spans: one tree, what went in and came out, and how each one ended."""
 
 import asyncio
+import functools
 from typing import Annotated, TypedDict
 
 import openai
@@ -230,6 +231,34 @@ async def test_an_operation_after_an_async_model_call_hangs_under_its_node(attem
     with attempts.inside() as attempt:
         await single(node).ainvoke(ASK)
     assert tree(attempt) == [["app", ["node", ["ChatOpenAI"], ["mine"]]]]
+
+
+async def test_a_reward_belongs_to_the_call_of_its_own_parallel_branch(attempts, model, script):
+    script["answer"] = lambda body: Reply("ok", delay=0.05 * (5 - int(body["messages"][-1]["content"])))
+
+    async def node(state, number):
+        await model.ainvoke(str(number))
+        await asyncio.sleep(0.4)
+        context.emit_reward(number, "quality")
+
+    graph = StateGraph(State)
+    for number in range(4):
+        graph.add_node(f"n{number}", functools.partial(node, number=number)).add_edge(START, f"n{number}")
+    with attempts.inside() as attempt:
+        await graph.compile().ainvoke(ASK)
+    calls = {float(call.body["messages"][-1]["content"]): call.headers["x-agl-call"] for call in attempts.server.requests}
+    assert {reward.value: reward.span_id for reward in attempt.rewards()} == calls
+
+
+async def test_a_reward_after_a_graph_belongs_to_the_graphs_last_call(attempts, model):
+    async def node(state):
+        await model.ainvoke("inner")
+
+    with attempts.inside() as attempt:
+        model.invoke("outer")
+        await single(node).ainvoke(ASK)
+        context.emit_reward(1, "quality")
+    assert attempt.rewards()[0].span_id == attempts.server.requests[-1].headers["x-agl-call"]
 
 
 def test_two_graphs_of_one_attempt_are_two_trees(attempts, model, tree):

@@ -23,7 +23,8 @@ from agl.transition import Row
 from agl_grpo.heads import logits_at, plain
 from agl_grpo.losses import AGGREGATIONS, entropy, kl_loss, policy_loss
 from agl_grpo.memory import keep_freed_memory
-from agl_grpo.packing import Example, MicroBatch, check, micro_batches, pack
+from agl_grpo.masks import Masks
+from agl_grpo.packing import Example, MicroBatch, bundles, check, micro_batches, pack
 from agl_grpo.schedules import Schedule
 
 
@@ -43,6 +44,8 @@ class Learner:
         micro_batch_tokens: most tokens, padding included, in one forward pass. Does not change the gradient.
         aggregation: how tokens add up (`losses.AGGREGATIONS`).
         schedule: of the learning rate.
+        share_prefixes: compute what rows have in common at their beginning once (`packing.bundles`). Does not change the gradient; is left
+            out for models that take no attention mask of our own.
         seed: of the order in which rollouts are dealt out.
 
     Raises:
@@ -65,6 +68,7 @@ class Learner:
         micro_batch_tokens: int = 8192,
         aggregation: str = "rollout_mean",
         schedule: Schedule | None = None,
+        share_prefixes: bool = True,
         seed: int = 0,
     ) -> None:
         if aggregation not in AGGREGATIONS:
@@ -81,6 +85,10 @@ class Learner:
         self.device = next(iter(self.named.values())).device
         if self.device.type == "cpu":
             keep_freed_memory()
+        self._masks = Masks(model)
+        sharing = share_prefixes and not self._masks.unsupported()
+        # Attention grows with the width times the length, everything else with the square of the width.
+        self._longest_bundle = min(micro_batch_tokens, max(512, 4 * int(self._masks.config.hidden_size))) if sharing else 0
         self.optimizer = _adamw(self.named.values(), lr, betas, weight_decay)
         self.reference = _reference(model) if kl_coef else None
         self.steps = 0
@@ -120,21 +128,21 @@ class Learner:
     def gradient(self, examples: Sequence[Example], sums: defaultdict[str, float] | None = None, scale: float = 1.0) -> None:
         """Adds the gradient of sum(weight · loss) · `scale` to the parameters' `.grad`, micro-batch by micro-batch."""
         sums = defaultdict(float) if sums is None else sums
-        for group in micro_batches(examples, self.micro_batch_tokens):
+        for group in micro_batches(bundles(examples, self._longest_bundle), self.micro_batch_tokens):
             batch = pack(group, self.device)
             with torch.enable_grad():
                 loss = self._loss(batch, sums)
                 (loss * scale).backward()
 
     def _loss(self, batch: MicroBatch, sums: defaultdict[str, float]) -> Tensor:
-        logp = log_probs(self.model, batch)  # (N, V)
+        logp = log_probs(self.model, batch, self._masks)  # (N, V)
         new = logp.gather(1, batch.targets[:, None])[:, 0]  # (N,)
         policy = policy_loss(new, batch.old.to(new.dtype), batch.advantages.to(new.dtype), self.clip_low, self.clip_high)
         loss = policy.loss  # (N,)
         watched = {**policy.metrics(), "entropy": entropy(logp.detach()).sum(), "ratio_max": policy.ratio.max()}
         if self.reference is not None:
             with torch.no_grad(), self.reference as frozen:
-                reference = log_probs(frozen, batch).gather(1, batch.targets[:, None])[:, 0]  # (N,)
+                reference = log_probs(frozen, batch, self._masks).gather(1, batch.targets[:, None])[:, 0]  # (N,)
             kl = kl_loss(new, reference)
             loss = loss + self.kl_coef * kl
             watched["kl"] = kl.detach().sum()
@@ -195,10 +203,14 @@ class Learner:
         }
 
 
-def log_probs(model: nn.Module, batch: MicroBatch) -> Tensor:
+def log_probs(model: nn.Module, batch: MicroBatch, masks: Masks) -> Tensor:
     """(N, V) float32 (float64 for a float64 model) log-probabilities at the places and temperatures of a batch's trained tokens."""
+    inputs: dict[str, Any] = {"input_ids": batch.input_ids, "use_cache": False}
+    if batch.layout is not None:
+        positions = batch.layout[0]
+        inputs |= {"position_ids": positions, "attention_mask": masks.make(batch.visible(), positions, positions)}
     with logits_at(plain(model), batch.rows, batch.positions):
-        logits = plain(model)(input_ids=batch.input_ids, use_cache=False).logits[0]  # (N, V)
+        logits = plain(model)(**inputs).logits[0]  # (N, V)
     logits = logits if logits.dtype == torch.float64 else logits.float()
     return torch.log_softmax(logits / batch.temperatures[:, None].to(logits.dtype), dim=-1)
 

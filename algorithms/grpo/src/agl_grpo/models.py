@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,7 +63,7 @@ def load_policy(path: str | os.PathLike[str], *, dtype: torch.dtype = torch.floa
             "add `chat_template.jinja` to the model's folder, or take the instruction-tuned model"
         )
     if lora is not None:
-        model = _with_lora(model, lora)
+        model = with_lora(model, lora)
     return model.to(where).eval(), tokenizer
 
 
@@ -113,16 +114,25 @@ def _device(device: str) -> torch.device:
     return where
 
 
-def _with_lora(model: nn.Module, lora: LoRA) -> nn.Module:
+def with_lora(model: nn.Module, lora: LoRA) -> nn.Module:
+    """Puts adapters into a model, in place; only they require a gradient.
+
+    Raises:
+        ConfigError: `peft` is not installed, or the adapter does not fit the model.
+    """
     try:
         peft = importlib.import_module("peft")
     except ImportError as error:
         raise ConfigError('`lora` needs the package `peft`: pip install "agl-grpo[lora]"') from error
+    targets = lora.target_modules if isinstance(lora.target_modules, str) else list(lora.target_modules)
+    # No dropout: the trainer's probabilities must be those that sampled.
+    config = peft.LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=targets, lora_dropout=0.0, task_type="CAUSAL_LM")
     try:
-        if lora.path is not None:
-            return peft.PeftModel.from_pretrained(model, lora.path, is_trainable=True)
-        targets = lora.target_modules if isinstance(lora.target_modules, str) else list(lora.target_modules)
-        # No dropout: the trainer's probabilities must be those that sampled.
-        return peft.get_peft_model(model, peft.LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=targets, lora_dropout=0.0, task_type="CAUSAL_LM"))
+        with warnings.catch_warnings():
+            # peft still reads an attribute that transformers has renamed.
+            warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
+            if lora.path is not None:
+                return peft.PeftModel.from_pretrained(model, lora.path, is_trainable=True)
+            return peft.get_peft_model(model, config)
     except (ValueError, OSError) as error:
         raise ConfigError(f"the adapter {lora} does not fit the model: {error}") from error

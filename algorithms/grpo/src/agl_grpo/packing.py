@@ -1,16 +1,22 @@
-"""Packing: rows to padded micro-batches, with the places where a sampled token is predicted."""
+"""Packing: rows to padded micro-batches, with common beginnings computed once, and the places where a sampled token is predicted."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from agl.errors import DataError
 from agl.transition import Row
+
+_WORTH_SHARING = 16
+"""Tokens; the mask that sharing needs costs about as much as computing fewer."""
 
 
 @dataclass(frozen=True)
@@ -37,11 +43,50 @@ class Example:
 
 
 @dataclass(frozen=True)
+class Bundle:
+    """Rows with a common beginning, laid out as one sequence: the beginning once, then what follows it in each row."""
+
+    examples: tuple[Example, ...]
+    shared: int
+    """Tokens of the common beginning; all of the only row's, when there is one."""
+
+    @property
+    def length(self) -> int:
+        """Tokens that the model must read."""
+        return self.shared + sum(example.length - self.shared for example in self.examples)
+
+    def with_row(self, example: Example) -> Bundle:
+        """The bundle with one more row."""
+        most = min(self.shared, example.length)
+        mine, new = (np.asarray(item.row.token_ids[:most]) for item in (self.examples[0], example))
+        differs = np.nonzero(mine != new)[0]
+        return Bundle((*self.examples, example), int(differs[0]) if len(differs) else most)
+
+    def placed(self) -> list[tuple[Example, int]]:
+        """Each row with how far right of its own position its part after the beginning lies."""
+        found, shift = [], 0
+        for example in self.examples:
+            found.append((example, shift))
+            shift += example.length - self.shared
+        return found
+
+    def lay_out(self, ids: npt.NDArray[np.int64], order: npt.NDArray[np.int64], parts: npt.NDArray[np.int64]) -> None:
+        """Writes (T,) token ids, positions, and which part a token belongs to: 0 for the beginning, then one for each row."""
+        ids[: self.shared], parts[: self.shared] = self.examples[0].row.token_ids[: self.shared], 0
+        for number, (example, shift) in enumerate(self.placed(), start=1):
+            span = slice(self.shared + shift, example.length + shift)
+            ids[span], parts[span] = example.row.token_ids[self.shared : example.length], number
+            order[span] = np.arange(self.shared, example.length)
+
+
+@dataclass(frozen=True)
 class MicroBatch:
-    """Rows side by side, padded on the right; N trained tokens, row by row."""
+    """Bundles side by side, padded on the right; N trained tokens, row by row."""
 
     input_ids: Tensor
     """(B, T)"""
+    layout: tuple[Tensor, Tensor] | None
+    """(B, T) positions and (B, T) parts (`Bundle.lay_out`, -1 for padding); None when every bundle is a single row."""
     rows: Tensor
     """(N,) batch index of each trained token."""
     positions: Tensor
@@ -56,6 +101,14 @@ class MicroBatch:
     """(N,)"""
     temperatures: Tensor
     """(N,) that `old` belongs to; 1 where sampling was greedy, since those are recorded untempered."""
+
+    def visible(self) -> Tensor:
+        """(B, 1, T, T) bool: a token sees what lies before it in the common beginning and in its own part."""
+        assert self.layout is not None
+        parts = self.layout[1]
+        before = torch.ones(parts.shape[1], parts.shape[1], dtype=torch.bool, device=parts.device).tril()
+        same = parts[:, None, :] == parts[:, :, None]
+        return (before & (same | (parts[:, None, :] == 0)))[:, None]
 
 
 def check(example: Example) -> None:
@@ -80,32 +133,63 @@ def check(example: Example) -> None:
         raise DataError(f"{where} has temperature {row.temperature}")
 
 
-def micro_batches(examples: Sequence[Example], budget: int) -> list[list[Example]]:
-    """Groups rows of like length so that rows · longest row stays within `budget` tokens; a longer row stands alone."""
-    groups: list[list[Example]] = []
-    for example in sorted(examples, key=lambda item: item.length, reverse=True):
-        if groups and (len(groups[-1]) + 1) * groups[-1][0].length <= budget:
-            groups[-1].append(example)
+def bundles(examples: Sequence[Example], longest: int) -> list[Bundle]:
+    """Puts rows that begin alike together, while a bundle has at most `longest` tokens; each row is in one bundle.
+
+    Siblings share their prompt, which is most of their tokens; computed once, its gradient is the sum of what all of them ask for.
+
+    Args:
+        examples: in any order.
+        longest: beyond this, attending over a bundle costs more than sharing saves; 0 shares nothing.
+    """
+    found: list[Bundle] = []
+    for example in sorted(examples, key=lambda item: item.row.token_ids):
+        last = found[-1] if found and longest else None
+        grown = last.with_row(example) if last is not None else None
+        if last is not None and grown is not None and grown.length <= longest and grown.shared >= max(_WORTH_SHARING, 0.8 * last.shared):
+            found[-1] = grown
         else:
-            groups.append([example])
+            found.append(Bundle((example,), example.length))
+    return found
+
+
+def micro_batches(items: Sequence[Bundle], budget: int) -> list[list[Bundle]]:
+    """Groups bundles of like length so that bundles · longest bundle stays within `budget` tokens; a longer one stands alone."""
+    groups: list[list[Bundle]] = []
+    for item in sorted(items, key=lambda item: item.length, reverse=True):
+        if groups and (len(groups[-1]) + 1) * groups[-1][0].length <= budget:
+            groups[-1].append(item)
+        else:
+            groups.append([item])
     return groups
 
 
-def pack(examples: Sequence[Example], device: torch.device) -> MicroBatch:
-    """Puts rows side by side. Padding needs no mask: under causal attention what stands on the right is never seen."""
-    width = max(example.length for example in examples)
-    ids, rows, positions, targets, old, advantages, weights, temperatures = [], [], [], [], [], [], [], []
-    for index, example in enumerate(examples):
-        row, given = example.row, example.advantages
-        ids.append(list(row.token_ids[: example.length]) + [0] * (width - example.length))
-        at = [place for place, on in enumerate(row.mask) if on]
-        rows += [index] * len(at)
-        positions += [place - 1 for place in at]
-        targets += [row.token_ids[place] for place in at]
-        old += [row.logprobs[place] for place in at]
-        advantages += [given] * len(at) if isinstance(given, int | float) else [given[place] for place in at]
-        weights += [example.weight] * len(at)
-        temperatures += [row.temperature or 1.0] * len(at)
-    whole = [torch.tensor(values, dtype=torch.int64, device=device) for values in (ids, rows, positions, targets)]
-    real = [torch.tensor(values, dtype=torch.float64, device=device) for values in (old, advantages, weights, temperatures)]
-    return MicroBatch(*whole, *real)
+def pack(items: Sequence[Bundle], device: torch.device) -> MicroBatch:
+    """Puts bundles side by side. Padding needs no mask: under causal attention what stands on the right is never seen."""
+    width = max(item.length for item in items)
+    ids = np.zeros((len(items), width), dtype=np.int64)
+    order = np.tile(np.arange(width), (len(items), 1))
+    parts = np.full((len(items), width), -1, dtype=np.int64)
+    columns: list[list[Any]] = [[] for _ in range(7)]
+    for index, item in enumerate(items):
+        item.lay_out(ids[index], order[index], parts[index])
+        for example, shift in item.placed():
+            places = [place for place, on in enumerate(example.row.mask) if on]
+            given, row = example.advantages, example.row
+            values = (
+                [index] * len(places),
+                [place - 1 + (shift if place > item.shared else 0) for place in places],
+                [row.token_ids[place] for place in places],
+                [row.logprobs[place] for place in places],
+                [given] * len(places) if isinstance(given, int | float) else [given[place] for place in places],
+                [example.weight] * len(places),
+                [row.temperature or 1.0] * len(places),
+            )
+            for column, more in zip(columns, values, strict=True):
+                column += more
+    whole = [torch.tensor(column, dtype=torch.int64, device=device) for column in columns[:3]]
+    real = [torch.tensor(column, dtype=torch.float64, device=device) for column in columns[3:]]
+    layout = None
+    if any(len(item.examples) > 1 for item in items):
+        layout = torch.from_numpy(order).to(device), torch.from_numpy(parts).to(device)
+    return MicroBatch(torch.from_numpy(ids).to(device), layout, *whole, *real)

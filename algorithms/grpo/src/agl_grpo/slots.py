@@ -19,12 +19,12 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 
 from agl.errors import EngineError
 from agl_grpo.heads import logits_at, plain
+from agl_grpo.masks import Masks
 
 Pairs = list[tuple[Tensor, Tensor]]
 """Keys and values of each layer that has its own."""
 
 _BLOCK = 16
-_KNOWN_LAYERS = {"full_attention", "sliding_attention"}
 
 
 class _Place:
@@ -102,24 +102,14 @@ class Slots:
         self.model = plain(model)
         self.config: Any = self.model.config.get_text_config()  # type: ignore[union-attr, operator]
         self.device = next(model.parameters()).device
-        self.dtype = next(model.parameters()).dtype
-        self._check()
+        self.masks = Masks(model)
+        if why := self.masks.unsupported():
+            raise EngineError(f"the engine cannot serve this `{self.config.model_type}` model: {why}. Or serve it with another engine, such as vLLM")
         self._place = _Place()
         self._place.capacity = (0, 0)
         self._layers = [_SlotLayer(self._place) for _ in range(self.config.num_hidden_layers)]
         self._cache = Cache(layers=list(self._layers))
         self.prefixes = _Prefixes(prefix_bytes)
-
-    def _check(self) -> None:
-        kinds = set(getattr(self.config, "layer_types", None) or ["full_attention"])
-        if kinds - _KNOWN_LAYERS:
-            raise EngineError(
-                f"the engine serves models with {sorted(_KNOWN_LAYERS)}; `{self.config.model_type}` also has "
-                f"{sorted(kinds - _KNOWN_LAYERS)}. Serve it with another engine (vLLM) or choose another model"
-            )
-        attention = getattr(self.config, "_attn_implementation", "sdpa")
-        if attention not in ("sdpa", "eager"):
-            raise EngineError(f'the engine needs `attn_implementation` "sdpa" or "eager", the model was loaded with "{attention}"')
 
     def extend(self, first: int, tokens: npt.NDArray[np.int64], starts: npt.NDArray[np.int64], counts: npt.NDArray[np.int64]) -> Tensor:
         """Runs new tokens of the rows in slots `first`, `first + 1`, … through the model.
@@ -140,9 +130,10 @@ class Slots:
         place.rows = torch.arange(first, first + rows, device=self.device)[:, None]
         place.positions = positions
         place.first, place.last, place.length = first, first + rows, int(starts.max()) + width
+        keys = torch.arange(place.length, device=self.device)[None]  # (1, L)
         inputs = dict(
             input_ids=torch.from_numpy(tokens).to(self.device),
-            attention_mask=self._mask(positions),
+            attention_mask=self.masks.make(keys <= positions[:, None, :, None], positions, keys),
             position_ids=positions,
             past_key_values=self._cache,
             use_cache=True,
@@ -152,25 +143,6 @@ class Slots:
         index = torch.arange(rows, device=self.device)
         with logits_at(self.model, index, torch.from_numpy(counts - 1).to(self.device)):
             return self.model(**inputs).logits[0]
-
-    def _mask(self, positions: Tensor) -> Tensor | dict[str, Tensor]:
-        """(R, 1, T, L): a position sees itself and what lies before it, within the window where a layer has one."""
-        keys = torch.arange(self._place.length, device=self.device)
-        full = keys <= positions[:, None, :, None]
-        kinds = set(getattr(self.config, "layer_types", None) or ())
-        window = getattr(self.config, "sliding_window", None)
-        if "sliding_attention" in kinds or (window and not kinds):
-            near = full & (keys > positions[:, None, :, None] - window)
-            if not kinds or kinds == {"sliding_attention"}:
-                full = near
-            if len(kinds) > 1:
-                return {"full_attention": self._shaped(full), "sliding_attention": self._shaped(near)}
-        return self._shaped(full)
-
-    def _shaped(self, mask: Tensor) -> Tensor:
-        if self.config._attn_implementation == "sdpa":
-            return mask
-        return torch.zeros(mask.shape, dtype=self.dtype, device=self.device).masked_fill_(~mask, torch.finfo(self.dtype).min)
 
     def _reserve(self, rows: int, length: int) -> None:
         had = self._place.capacity

@@ -76,8 +76,7 @@ def _sync_request(original: Callable[..., Any]) -> Callable[..., Any]:
             return original(self, cast_to, options, *args, **kwargs)
         call_id, last_call = secrets.token_hex(8), attempt.last_call
         result = original(self, cast_to, _redirected(options, attempt, llm, call_id), *args, **kwargs)
-        if attempt.last_call == last_call:  # else a gateway in this process has told, with the id of the try that succeeded
-            attempt.last_call = call_id
+        _ended(attempt, call_id, last_call)
         return result
 
     return request
@@ -91,8 +90,7 @@ def _async_request(original: Callable[..., Any]) -> Callable[..., Any]:
             return await original(self, cast_to, options, *args, **kwargs)
         call_id, last_call = secrets.token_hex(8), attempt.last_call
         result = await original(self, cast_to, _redirected(options, attempt, llm, call_id), *args, **kwargs)
-        if attempt.last_call == last_call:  # else a gateway in this process has told, with the id of the try that succeeded
-            attempt.last_call = call_id
+        _ended(attempt, call_id, last_call)
         return result
 
     return request
@@ -123,6 +121,17 @@ def _redirected(options: Any, attempt: ActiveAttempt, llm: LLM, call_id: str) ->
     theirs: dict[str, Any] = dict(given) if isinstance(cast(object, given), Mapping) else {}
     headers = {name: value for name, value in theirs.items() if name.lower() not in replaced} | ours
     return options.model_copy(update={"url": llm.endpoint.rstrip("/") + options.url, "headers": headers})
+
+
+def _ended(attempt: ActiveAttempt, call_id: str, last_call: str | None) -> None:
+    """Say which call was the last one, for rewards: of the attempt, of this context, and of the span around it."""
+    context.set_call(call_id)
+    span_id = context.current_span()
+    if span_id is not None:
+        # A framework may make the call in a context of its own; by its span the caller still finds it.
+        attempt.call_spans[span_id] = attempt.call_spans.get(call_id, call_id)
+    if attempt.last_call == last_call:  # else a gateway in this process has told, with the id of the try that succeeded
+        attempt.last_call = call_id
 
 
 def _check(sdk: Any) -> None:

@@ -35,29 +35,38 @@ class Exchange(msgspec.Struct, kw_only=True):
     first_token_at: float | None = None
 
 
-def upstream_body(asked: dict[str, Any], llm: LLM, rollout: Rollout, call_number: int) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The body to send upstream, and the fields in which it differs from the agent's (with the agent's own values)."""
+def upstream_body(asked: dict[str, Any], llm: LLM, rollout: Rollout, seed: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The body to send upstream, and the fields in which it differs from the agent's (with the agent's own values).
+
+    Args:
+        seed: for this call; sent when the resource is `seeded` and the agent names none.
+    """
     sets: dict[str, Any] = {"model": llm.model, **llm.parameters(str(rollout.mode))}
-    if "max_tokens" in sets and asked.get("max_completion_tokens") is not None:  # one limit, under the agent's name for it
-        sets["max_completion_tokens"] = sets.pop("max_tokens")
+    for ours, theirs in (("max_tokens", "max_completion_tokens"), ("max_completion_tokens", "max_tokens")):
+        if ours in sets and theirs not in sets and asked.get(theirs) is not None:  # one limit, under the agent's name for it
+            sets[theirs] = sets.pop(ours)
+            break
     if llm.version is not None:
         sets |= TOKEN_FIELDS
     if llm.seeded and asked.get("seed") is None:
-        sets["seed"] = call_seed(rollout.seed, call_number)
+        sets.setdefault("seed", seed)
     overridden = {name: asked.get(name) for name, value in sets.items() if asked.get(name) != value}
     return {**asked, **sets}, overridden
 
 
-def call_seed(seed: int, call_number: int) -> int:
-    """Seed of the n-th call of a rollout: (,) below 2**31, so that every engine takes it."""
-    digest = hashlib.blake2b(f"{seed}:{call_number}".encode(), digest_size=4).digest()
+def call_seed(seed: int, role: str | None, number: int) -> int:
+    """Seed of a rollout's n-th call in a role: (,) below 2**31, so that every engine takes it.
+
+    Numbers count within a role, so that parallel branches get the same seeds whichever comes first.
+    """
+    digest = hashlib.blake2b(f"{seed}:{role or ''}:{number}".encode(), digest_size=4).digest()
     return int.from_bytes(digest, "big") >> 1
 
 
 def answer_for_agent(response: dict[str, Any], asked: dict[str, Any]) -> dict[str, Any]:
     """The response without what only the gateway asked for."""
     choices = []
-    for choice in response.get("choices") or []:
+    for choice in _choices(response):
         kept = {name: value for name, value in choice.items() if name != "token_ids" or asked.get("return_token_ids")}
         if not asked.get("logprobs"):
             kept["logprobs"] = None
@@ -68,12 +77,13 @@ def answer_for_agent(response: dict[str, Any], asked: dict[str, Any]) -> dict[st
 
 def make_span(exchange: Exchange, attempt_id: str, rollout_id: str, *, response: dict[str, Any] | None, status: int, error: str | None) -> Span:
     """The llm span of a call that ended, well or not."""
+    told = (response or {}).get("weight_version")
     call = LLMCall(
         request=exchange.sent,
         response=None if response is None else answer_for_agent(response, {}),
-        choices=[_choice(choice) for choice in (response or {}).get("choices") or []],
-        prompt_ids=(response or {}).get("prompt_token_ids"),
-        version=None if response is None else str(response.get("weight_version") or exchange.version or "") or None,
+        choices=[_choice(choice) for choice in _choices(response or {})],
+        prompt_ids=_ids((response or {}).get("prompt_token_ids")),
+        version=None if response is None else exchange.version if told is None else str(told),
         overridden=exchange.overridden,
         streamed=bool(exchange.sent.get("stream")),
         http_status=status,
@@ -97,13 +107,26 @@ def make_span(exchange: Exchange, attempt_id: str, rollout_id: str, *, response:
     )
 
 
+def _choices(response: dict[str, Any]) -> list[dict[str, Any]]:
+    found = response.get("choices")
+    return [choice for choice in found if isinstance(choice, dict)] if isinstance(found, list) else []
+
+
 def _choice(choice: dict[str, Any]) -> Choice:
-    entries = (choice.get("logprobs") or {}).get("content")
-    return Choice(
-        response_ids=choice.get("token_ids"),
-        logprobs=None if entries is None else [float(entry["logprob"]) for entry in entries],
-        finish_reason=choice.get("finish_reason"),
-    )
+    return Choice(response_ids=_ids(choice.get("token_ids")), logprobs=_logprobs(choice.get("logprobs")), finish_reason=choice.get("finish_reason"))
+
+
+def _ids(value: Any) -> list[int] | None:
+    """Token ids, or None where the endpoint told something else."""
+    return value if isinstance(value, list) and all(type(item) is int for item in value) else None
+
+
+def _logprobs(value: Any) -> list[float] | None:
+    entries = value.get("content") if isinstance(value, dict) else None
+    try:
+        return None if entries is None else [float(entry["logprob"]) for entry in entries]
+    except (KeyError, TypeError, ValueError):
+        return None
 
 
 def _attributes(exchange: Exchange, response: dict[str, Any]) -> dict[str, Any]:
@@ -115,74 +138,8 @@ def _attributes(exchange: Exchange, response: dict[str, Any]) -> dict[str, Any]:
         "gen_ai.request.max_tokens": exchange.sent.get("max_tokens") or exchange.sent.get("max_completion_tokens"),
         "gen_ai.response.id": response.get("id"),
         "gen_ai.response.model": response.get("model"),
-        "gen_ai.response.finish_reasons": [choice.get("finish_reason") for choice in response.get("choices") or []],
+        "gen_ai.response.finish_reasons": [choice.get("finish_reason") for choice in _choices(response)],
         "gen_ai.usage.input_tokens": usage.get("prompt_tokens"),
         "gen_ai.usage.output_tokens": usage.get("completion_tokens"),
     }
     return {name: value for name, value in values.items() if value is not None}
-
-
-class StreamAssembler:
-    """Puts the chunks of a streamed chat completion together to the response that an unstreamed call would have had."""
-
-    def __init__(self) -> None:
-        self.response: dict[str, Any] = {}
-        self._choices: dict[int, dict[str, Any]] = {}
-        self._rest = b""
-        self.error: str | None = None
-
-    def feed(self, data: bytes) -> bool:
-        """Take bytes of the event stream as they arrive; returns whether they held a token."""
-        lines = (self._rest + data).split(b"\n")
-        self._rest = lines.pop()
-        seen = False
-        for line in lines:
-            payload = line.strip().removeprefix(b"data:").strip()
-            if line.startswith(b"data:") and payload != b"[DONE]":
-                seen |= self._chunk(msgspec.json.decode(payload))
-        return seen
-
-    def _chunk(self, chunk: dict[str, Any]) -> bool:
-        if "error" in chunk:
-            self.error = str(chunk["error"])
-            return False
-        for name, value in chunk.items():
-            if name not in ("choices", "object") and value is not None:
-                self.response[name] = value
-        deltas = chunk.get("choices") or []
-        for delta in deltas:
-            self._delta(delta)
-        return bool(deltas)
-
-    def _delta(self, part: dict[str, Any]) -> None:
-        choice = self._choices.setdefault(
-            part.get("index", 0), {"index": part.get("index", 0), "message": {"role": "assistant", "content": None}, "finish_reason": None}
-        )
-        message, delta = choice["message"], part.get("delta") or {}
-        for name, value in delta.items():
-            if name == "tool_calls":
-                _merge_tool_calls(message.setdefault("tool_calls", []), value or [])
-            elif isinstance(value, str) and name != "role":
-                message[name] = (message.get(name) or "") + value
-            elif value is not None:
-                message[name] = value
-        choice["finish_reason"] = part.get("finish_reason") or choice["finish_reason"]
-        if part.get("token_ids") is not None:
-            choice.setdefault("token_ids", []).extend(part["token_ids"])
-        if (part.get("logprobs") or {}).get("content") is not None:
-            choice.setdefault("logprobs", {"content": []})["content"].extend(part["logprobs"]["content"])
-
-    def finished(self) -> dict[str, Any]:
-        """The whole response."""
-        return {**self.response, "object": "chat.completion", "choices": [self._choices[index] for index in sorted(self._choices)]}
-
-
-def _merge_tool_calls(calls: list[dict[str, Any]], parts: list[dict[str, Any]]) -> None:
-    for part in parts:
-        index = part.get("index", len(calls))
-        while len(calls) <= index:
-            calls.append({"type": "function", "function": {"name": "", "arguments": ""}})
-        call, function = calls[index], part.get("function") or {}
-        call |= {name: value for name, value in part.items() if name in ("id", "type") and value}
-        for name in ("name", "arguments"):
-            call["function"][name] += function.get(name) or ""

@@ -173,7 +173,7 @@ def _counts(store_path: Path, run_id: str) -> tuple[dict[str, dict[str, int]], d
         with engine.connect() as connection:
             for failure, mode, count in connection.execute(failed):
                 counted.setdefault(failure, {})[mode] = count
-            return counted, {mode: count for mode, count in connection.execute(per_mode)}
+            return counted, {row[0]: row[1] for row in connection.execute(per_mode)}
     finally:
         engine.dispose()
 

@@ -71,7 +71,7 @@ def axes_of(data: ReportData) -> Axes:
     """Reward from 0 to 1 where all rewards lie there, else as far as the values with their intervals go."""
     points = [*data.train, *data.measured]
     steps = max([point.step for point in points] + [len(data.metrics), 1])
-    x_ticks = [tick for tick in _ticks(0, steps, 8) if tick == int(tick)]
+    x_ticks = [tick for tick in _ticks(0, steps, 8) if tick == int(tick) and tick <= steps]
     if unit_rewards(data):
         return Axes(x_max=steps, y_min=0, y_max=1, x_ticks=tuple(x_ticks), y_ticks=(0, 0.2, 0.4, 0.6, 0.8, 1.0))
     ends = [end for point in points for end in _ends(point.found)]
@@ -134,7 +134,8 @@ def save_png(data: ReportData, path: Path) -> Path:
 def _draw(axes: Any, data: ReportData, ranges: Axes) -> None:
     if data.train:
         steps, ends = [point.step for point in data.train], [_ends(point.found) for point in data.train]
-        axes.fill_between(steps, [low for low, _ in ends], [high for _, high in ends], color=_COLOURS["train"], alpha=0.16, lw=0)
+        low, high = [max(low, ranges.y_min) for low, _ in ends], [min(high, ranges.y_max) for _, high in ends]
+        axes.fill_between(steps, low, high, color=_COLOURS["train"], alpha=0.16, lw=0)
         axes.plot(steps, [point.found.mean for point in data.train], color=_COLOURS["train"], lw=1.8, label=LABELS["train"])
     for mode, marker in _MARKERS.items():
         points = [point for point in data.measured if point.mode == mode]
@@ -143,7 +144,8 @@ def _draw(axes: Any, data: ReportData, ranges: Axes) -> None:
             places = [point.step + math.copysign(shift, point.step - 0.5) for point in points]
             means = [point.found.mean for point in points]
             ends = [_ends(point.found) for point in points]
-            errors = [[y - low for y, (low, _) in zip(means, ends, strict=True)], [high - y for y, (_, high) in zip(means, ends, strict=True)]]
+            errors = [[mean - low for mean, (low, _) in zip(means, ends, strict=True)]]
+            errors.append([high - mean for mean, (_, high) in zip(means, ends, strict=True)])
             axes.errorbar(places, means, errors, color=_COLOURS[mode], fmt=marker, ms=6, elinewidth=1.3, mec="white", label=LABELS[mode])
     pad = 0.025
     axes.set_xlim(-pad * ranges.x_max, (1 + pad) * ranges.x_max)

@@ -37,4 +37,4 @@ def _text(found: Estimate | None, intervals: bool, sign: str = "") -> str:
     mean = f"{found.mean:{sign}.3f}"
     if not intervals or found.low is None or found.high is None:
         return mean
-    return f"{mean} ({found.low:{sign}.3f} to {found.high:{sign}.3f})"
+    return f"{mean}\n{found.low:{sign}.2f} to {found.high:{sign}.2f}"

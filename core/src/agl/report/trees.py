@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
@@ -203,7 +204,7 @@ def _details(span: Span) -> tuple[Message, ...]:
     shown = {name: value for name, value in span.attributes.items() if name not in skipped and value is not None}
     if span.parent_id is None:
         shown.pop("output", None)  # stands on the rollout
-    return tuple(Message(name.removeprefix("agl.").removeprefix("gen_ai.tool."), text_of(value)) for name, value in shown.items())
+    return tuple(Message(re.sub(r"^(agl|gen_ai|gen_ai\.tool|gen_ai\.tool\.call)\.(?=\w+$)", "", name), text_of(value)) for name, value in shown.items())
 
 
 def text_of(value: Any) -> str:

@@ -7,23 +7,25 @@ status stays final.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
-from sqlalchemy import Connection, Row, create_engine, event, func, insert, inspect, select, text, update
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy import Connection, Row, create_engine, event, insert, inspect, select, text, update
 
 from agl.errors import NotFoundError, StoreError
 from agl.resources import Resource, Resources
 from agl.results import RolloutResult
 from agl.rewards import Reward
-from agl.rollouts import Attempt, AttemptStatus, Failure, Rollout, RolloutStatus, new_id
+from agl.rollouts import AttemptStatus, Failure, Rollout, RolloutStatus, new_id
 from agl.spans import Span
-from agl.store import schema
+from agl.store import operations, schema
+from agl.store.statements import Statements
+from agl.store.waiting import Signal, Watch
 from agl.store.writer import Writer, readable
 
 T = TypeVar("T")
@@ -64,21 +66,27 @@ class SQLStore:
 
     def __init__(self, path: str | Path = ".agl/store.sqlite") -> None:
         self.path = Path(path)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._engine = create_engine(f"sqlite:///{self.path}", connect_args={"timeout": LOCK_SECONDS, "check_same_thread": False})
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreError(f"store `{self.path}` cannot be opened: {error.strerror} ({error.filename})") from error
+        connect = {"timeout": LOCK_SECONDS, "check_same_thread": False}
+        self._engine = create_engine(f"sqlite:///{self.path}", connect_args=connect, paramstyle="named")
         event.listen(self._engine, "connect", _on_connect)
         event.listen(self._engine, "begin", _on_begin)
-        self._write_engine = self._engine.execution_options(agl_write=True)
+        write_engine = self._engine.execution_options(agl_write=True)
         try:
-            with self._write_engine.begin() as connection:
+            with self._readable(), write_engine.begin() as connection:
                 _migrate(connection, self.path)
-        except SQLAlchemyError as error:
-            raise readable(error, str(self.path)) from error
-        self._writer = Writer(self._write_engine, str(self.path))
+        except BaseException:
+            self._engine.dispose()
+            raise
+        self._sql = Statements(self._engine.dialect)
+        self._writer = Writer(write_engine, str(self.path))
         # Threads of its own: agents that hang in the loop's default pool must not stop reads.
         self._readers = ThreadPoolExecutor(2, thread_name_prefix="agl-store-read")
-        self._queued = _Signal()
-        self._ended = _Signal()
+        self._queued = Signal()
+        self._watches: set[Watch] = set()
 
     def close(self) -> None:
         """Finish writing and let go of the file."""
@@ -86,24 +94,27 @@ class SQLStore:
         self._readers.shutdown()
         self._engine.dispose()
 
-    async def _write(self, operation: Callable[[Connection], T]) -> T:
-        return await asyncio.wrap_future(self._writer.submit(operation))
-
     async def _read(self, operation: Callable[[Connection], T]) -> T:
         def work() -> T:
-            try:
-                with self._engine.begin() as connection:
-                    return operation(connection)
-            except SQLAlchemyError as error:
-                raise readable(error, str(self.path)) from error
+            with self._readable(), self._engine.begin() as connection:
+                return operation(connection)
 
         return await asyncio.get_running_loop().run_in_executor(self._readers, work)
+
+    @contextlib.contextmanager
+    def _readable(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            if (said := readable(error, str(self.path))) is error:
+                raise
+            raise said from error
 
     # Runs and resources.
 
     async def create_run(self, record: RunRecord) -> None:
         """Keep a new run."""
-        await self._write(lambda c: c.execute(insert(schema.runs).values(**_run_values(record))) and None)
+        await self._writer.run(lambda c: c.execute(insert(schema.runs).values(**_run_values(record))) and None)
 
     async def runs(self) -> list[RunRecord]:
         """All runs, oldest first."""
@@ -124,7 +135,7 @@ class SQLStore:
 
     async def update_run(self, run_id: str, **values: Any) -> None:
         """Set a run's `status` or `step`."""
-        await self._write(lambda c: c.execute(update(schema.runs).where(schema.runs.c.run_id == run_id).values(**values)) and None)
+        await self._writer.run(lambda c: c.execute(update(schema.runs).where(schema.runs.c.run_id == run_id).values(**values)) and None)
 
     async def publish(self, run_id: str, values: Mapping[str, Resource], *, version: int | None = None) -> Resources:
         """A new version with these resources; names that are not given are kept from the newest."""
@@ -143,7 +154,7 @@ class SQLStore:
             )
             return made
 
-        return await self._write(operation)
+        return await self._writer.run(operation)
 
     async def resources(self, run_id: str, version: int | None = None) -> Resources:
         """One version of a run's resources; the newest when none is named.
@@ -160,50 +171,30 @@ class SQLStore:
 
     async def enqueue(self, rollouts: Sequence[Rollout]) -> None:
         """Ask for rollouts; they are claimed first in, first out."""
-        rows = [
-            {
-                "rollout_id": rollout.rollout_id,
-                "run_id": rollout.run_id,
-                "group_id": rollout.group_id,
-                "mode": str(rollout.mode),
-                "step": rollout.step,
-                "status": str(RolloutStatus.QUEUED),
-                "body": msgspec.json.encode(rollout),
-            }
-            for rollout in rollouts
-        ]
-        await self._write(lambda c: c.execute(insert(schema.rollouts), rows) and None)
-        self._queued.notify()
+        if rollouts:
+            rows = [operations.rollout_row(rollout) for rollout in rollouts]
+            await self._writer.run(lambda c: c.execute(insert(schema.rollouts), rows) and None)
+            self._queued.notify()
 
     async def claim(self, run_id: str, worker_id: str, limit: int = 1) -> list[Rollout]:
         """Up to `limit` of the oldest queued rollouts, each with a new attempt on it, for this worker alone."""
+        return await self._writer.run(lambda c: operations.claim(c, self._sql, run_id, worker_id, limit))
 
-        def operation(connection: Connection) -> list[Rollout]:
-            table = schema.rollouts
-            oldest = (
-                select(table.c.number)
-                .where(table.c.run_id == run_id, table.c.status == RolloutStatus.QUEUED)
-                .order_by(table.c.number)
-                .limit(limit)
-                .with_for_update(skip_locked=True)
-            )
-            claimed = connection.execute(
-                update(table).where(table.c.number.in_(oldest)).values(status=str(RolloutStatus.RUNNING)).returning(table)
-            ).all()
-            return [_new_attempt(connection, row, worker_id) for row in sorted(claimed, key=lambda row: row.number)]
+    def work_mark(self) -> int:
+        """Read before `claim`, for `wait_for_work`."""
+        return self._queued.count
 
-        return await self._write(operation)
+    async def wait_for_work(self, mark: int, timeout: float = POLL_SECONDS) -> None:
+        """Return when rollouts may have been queued since `mark`: at once for this process's own, else after `timeout` seconds."""
+        await self._queued.wait(mark, timeout)
 
-    async def wait_for_work(self, timeout: float = POLL_SECONDS) -> None:
-        """Return when rollouts may have been queued: at once for this process's own, else after `timeout` seconds."""
-        await self._queued.wait(timeout)
+    async def heartbeat(self, attempt_ids: Sequence[str]) -> set[str]:
+        """Say that the worker of these attempts is alive; returns those that have not been ended from elsewhere."""
+        return await self._writer.run(lambda c: operations.beat(c, attempt_ids))
 
-    async def heartbeat(self, attempt_ids: Sequence[str]) -> None:
-        """Say that the workers of these attempts are alive."""
-        table = schema.attempts
-        await self._write(
-            lambda c: c.execute(update(table).where(table.c.attempt_id.in_(attempt_ids)).values(heartbeat_at=time.time())) and None
-        )
+    def post_heartbeat(self, attempt_ids: Sequence[str], alive: Callable[[set[str]], None]) -> None:
+        """As `heartbeat`, from any thread: `alive` is told, in the store's own thread, which have not been ended from elsewhere."""
+        self._writer.post(lambda c: alive(operations.beat(c, attempt_ids)))
 
     async def add_spans(self, spans: Sequence[Span]) -> None:
         """Keep spans; one that is there already is skipped.
@@ -211,7 +202,8 @@ class SQLStore:
         Raises:
             NotFoundError: no such attempt.
         """
-        await self._write(lambda c: _insert_spans(c, spans))
+        rows = [operations.span_row(span) for span in spans]
+        await self._writer.run(lambda c: operations.add_spans(c, self._sql, rows))
 
     async def finish(
         self,
@@ -229,81 +221,76 @@ class SQLStore:
         Returns:
             The rollout's status after it; None when the attempt had ended before, in which case nothing is changed.
         """
+        now = time.time()
+        outcome = {
+            "new_status": str(status),
+            "new_ended_at": now,
+            "new_failure": failure and str(failure),
+            "new_error": error and operations.printable(error),
+            "new_output": msgspec.json.encode(output),
+        }
+        span_rows = [operations.span_row(span) for span in spans]
+        reward_rows = [operations.reward_row(reward, attempt_id) for reward in rewards]
 
-        def operation(connection: Connection) -> RolloutStatus | None:
-            table, now = schema.attempts, time.time()
-            ended = connection.execute(
-                update(table)
-                .where(table.c.attempt_id == attempt_id, table.c.status == AttemptStatus.RUNNING)
-                .values(status=str(status), ended_at=now, failure=failure and str(failure), error=error, output=msgspec.json.encode(output))
-                .returning(table.c.rollout_id, table.c.number)
-            ).first()
-            if ended is None:
+        def operation(connection: Connection) -> tuple[str, RolloutStatus | None] | None:
+            ended = self._sql.end_attempt(connection, attempt=attempt_id, **outcome)
+            if not ended:
                 return None
-            _insert_spans(connection, spans)
-            if rewards:
-                connection.execute(insert(schema.rewards), [{"attempt_id": attempt_id, "body": msgspec.json.encode(r)} for r in rewards])
-            return _end_rollout(connection, ended.rollout_id, ended.number, status, failure, now)
+            rollout_id: str = ended[0][0]
+            operations.add_spans(connection, self._sql, span_rows)
+            self._sql.add_rewards.many(connection, reward_rows)
+            return rollout_id, operations.end_rollout(connection, self._sql, rollout_id, status, failure, now)
 
-        after = await self._write(operation)
-        (self._queued if after == RolloutStatus.QUEUED else self._ended).notify()
-        return after
+        found = await self._writer.run(operation)
+        if found is None:
+            return None
+        self._tell({found[0]: found[1]})
+        return found[1]
 
     async def expire(self, run_id: str, silent_seconds: float) -> int:
         """End attempts whose worker has been silent for so long as lost; returns how many."""
-
-        def operation(connection: Connection) -> int:
-            table, now = schema.attempts, time.time()
-            lost = connection.execute(
-                update(table)
-                .where(
-                    table.c.status == AttemptStatus.RUNNING,
-                    table.c.heartbeat_at < now - silent_seconds,
-                    table.c.rollout_id.in_(select(schema.rollouts.c.rollout_id).where(schema.rollouts.c.run_id == run_id)),
-                )
-                .values(status=str(AttemptStatus.LOST), ended_at=now, failure=str(Failure.INFRASTRUCTURE), error="the worker went silent")
-                .returning(table.c.rollout_id, table.c.number)
-            ).all()
-            for row in lost:
-                _end_rollout(connection, row.rollout_id, row.number, AttemptStatus.LOST, Failure.INFRASTRUCTURE, now)
-            return len(lost)
-
-        count = await self._write(operation)
-        if count:
-            self._queued.notify()
-            self._ended.notify()
-        return count
+        lost = await self._writer.run(lambda c: operations.expire(c, self._sql, run_id, silent_seconds))
+        self._tell(lost)
+        return len(lost)
 
     async def cancel(self, run_id: str, rollout_ids: Sequence[str] | None = None) -> None:
-        """Cancel a run's rollouts that have not ended (all of them, or those named), and their attempts."""
+        """Cancel a run's rollouts that have not ended (all of them, or those named), and their attempts.
 
-        def operation(connection: Connection) -> None:
-            now, table = time.time(), schema.rollouts
-            open_ = [table.c.run_id == run_id, table.c.status.in_([RolloutStatus.QUEUED, RolloutStatus.RUNNING])]
-            if rollout_ids is not None:
-                open_.append(table.c.rollout_id.in_(rollout_ids))
-            found = connection.execute(
-                update(table).where(*open_).values(status=str(RolloutStatus.CANCELLED), ended_at=now).returning(table.c.rollout_id)
-            ).scalars()
-            connection.execute(
-                update(schema.attempts)
-                .where(schema.attempts.c.rollout_id.in_(found.all()), schema.attempts.c.status == AttemptStatus.RUNNING)
-                .values(status=str(AttemptStatus.CANCELLED), ended_at=now, failure=str(Failure.CANCELLED))
-            )
+        Their workers hear of it with the next heartbeat.
+        """
+        cancelled = await self._writer.run(lambda c: operations.cancel(c, run_id, rollout_ids))
+        self._tell(dict.fromkeys(cancelled, RolloutStatus.CANCELLED))
 
-        await self._write(operation)
-        self._ended.notify()
+    def _tell(self, changed: Mapping[str, RolloutStatus | None]) -> None:
+        """Wake who waits for rollouts that are queued again or have ended."""
+        if RolloutStatus.QUEUED in changed.values():
+            self._queued.notify()
+        ended = [rollout_id for rollout_id, status in changed.items() if status != RolloutStatus.QUEUED]
+        for watch in list(self._watches):
+            watch.ended(ended)
 
-    async def wait_ended(self, rollout_ids: Sequence[str], timeout: float) -> int:
-        """Return when one of these rollouts may have ended, or after `timeout` seconds: how many have not ended."""
-        await self._ended.wait(min(timeout, POLL_SECONDS))
-        table = schema.rollouts
-        query = select(func.count()).where(table.c.rollout_id.in_(rollout_ids), table.c.ended_at.is_(None))
-        return await self._read(lambda c: c.execute(query).scalar_one())
+    async def wait_ended(self, rollout_ids: Sequence[str], timeout: float = POLL_SECONDS) -> int:
+        """Return when all of these rollouts have ended, or after `timeout` seconds: how many have not.
+
+        It waits at most a second at a time, since rollouts that end in another process wake nobody here.
+        """
+        watch = Watch(rollout_ids)
+        self._watches.add(watch)  # before the look: what ends meanwhile is not missed
+        try:
+            open_ = await self._read(lambda c: operations.still_open(c, rollout_ids))
+            watch.ended(set(rollout_ids) - open_)
+            await watch.wait(min(timeout, POLL_SECONDS))
+        finally:
+            self._watches.discard(watch)
+        return len(watch.left)
 
     async def results(self, rollout_ids: Sequence[str]) -> list[RolloutResult]:
-        """Rollouts with their latest attempt, its spans and rewards, in the order asked for."""
-        return await self._read(lambda c: [_result(c, rollout_id) for rollout_id in rollout_ids])
+        """Rollouts with their latest attempt, its spans and rewards, in the order asked for.
+
+        Raises:
+            NotFoundError: one of them does not exist.
+        """
+        return await self._read(lambda c: list(operations.results(c, rollout_ids)))
 
     async def find(self, run_id: str, *, mode: str | None = None, step: int | None = None, rollout_id: str | None = None) -> list[str]:
         """Ids of a run's rollouts, oldest first."""
@@ -313,27 +300,6 @@ class SQLStore:
             table.c.run_id == run_id, *(table.c[name] == value for name, value in wanted.items() if value is not None)
         )
         return await self._read(lambda c: list(c.execute(query.order_by(table.c.number)).scalars()))
-
-
-class _Signal:
-    """Wakes coroutines of one or several event loops that wait for a change."""
-
-    def __init__(self) -> None:
-        self._waiters: set[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = set()
-
-    def notify(self) -> None:
-        for loop, event_ in list(self._waiters):
-            loop.call_soon_threadsafe(event_.set)
-
-    async def wait(self, timeout: float) -> None:
-        waiter = (asyncio.get_running_loop(), asyncio.Event())
-        self._waiters.add(waiter)
-        try:
-            await asyncio.wait_for(waiter[1].wait(), timeout)
-        except TimeoutError:
-            pass
-        finally:
-            self._waiters.discard(waiter)
 
 
 def _on_connect(connection: Any, _: Any) -> None:
@@ -360,7 +326,7 @@ def _migrate(connection: Connection, path: Path) -> None:
     from alembic.config import Config
 
     config = Config()
-    config.set_main_option("script_location", str(Path(schema.__file__).parent / "migrations"))
+    config.set_main_option("script_location", str(Path(schema.__file__).parent / "migrations").replace("%", "%%"))
     config.attributes["connection"] = connection
     command.upgrade(config, "head")
 
@@ -378,70 +344,3 @@ def _newest_resources(connection: Connection, run_id: str, version: int | None =
     query = select(table.c.body).where(table.c.run_id == run_id).order_by(table.c.version.desc()).limit(1)
     body = connection.execute(query if version is None else query.where(table.c.version == version)).scalar()
     return None if body is None else msgspec.json.decode(body, type=Resources)
-
-
-def _new_attempt(connection: Connection, row: Row[Any], worker_id: str) -> Rollout:
-    table, now = schema.attempts, time.time()
-    before = connection.execute(select(func.count()).where(table.c.rollout_id == row.rollout_id)).scalar_one()
-    attempt = Attempt(
-        attempt_id=new_id("at"), rollout_id=row.rollout_id, number=before + 1, worker_id=worker_id, started_at=now, heartbeat_at=now
-    )
-    values = msgspec.structs.asdict(attempt) | {"status": str(attempt.status), "output": None}
-    connection.execute(insert(table).values(**values))
-    rollout = msgspec.json.decode(row.body, type=Rollout)
-    return msgspec.structs.replace(rollout, status=RolloutStatus.RUNNING, attempt=attempt)
-
-
-def _end_rollout(
-    connection: Connection, rollout_id: str, number: int, status: AttemptStatus, failure: Failure | None, now: float
-) -> RolloutStatus:
-    table = schema.rollouts
-    body = connection.execute(select(table.c.body).where(table.c.rollout_id == rollout_id)).scalar_one()
-    attempts_left = number < msgspec.json.decode(body, type=Rollout).max_attempts
-    if failure == Failure.INFRASTRUCTURE and attempts_left:
-        after, ended_at = RolloutStatus.QUEUED, None
-    elif status == AttemptStatus.SUCCEEDED:
-        after, ended_at = RolloutStatus.SUCCEEDED, now
-    else:
-        after, ended_at = (RolloutStatus.CANCELLED if status == AttemptStatus.CANCELLED else RolloutStatus.FAILED), now
-    running = table.c.status == RolloutStatus.RUNNING  # a final status stays final
-    connection.execute(update(table).where(table.c.rollout_id == rollout_id, running).values(status=str(after), ended_at=ended_at))
-    return after
-
-
-def _insert_spans(connection: Connection, spans: Sequence[Span]) -> None:
-    if not spans:
-        return
-    attempts = {span.attempt_id for span in spans}
-    known = set(connection.execute(select(schema.attempts.c.attempt_id).where(schema.attempts.c.attempt_id.in_(attempts))).scalars())
-    if attempts - known:
-        raise NotFoundError(f"no attempt {sorted(attempts - known)}")
-    rows = [{"attempt_id": span.attempt_id, "span_id": span.span_id, "body": msgspec.json.encode(span)} for span in spans]
-    connection.execute(_INSERT_SPANS, rows)
-
-
-# Built once: building the statement costs more than running it.
-_INSERT_SPANS = insert(schema.spans).prefix_with("OR IGNORE", dialect="sqlite")
-
-
-def _result(connection: Connection, rollout_id: str) -> RolloutResult:
-    row = connection.execute(select(schema.rollouts).where(schema.rollouts.c.rollout_id == rollout_id)).first()
-    if row is None:
-        raise NotFoundError(f"no rollout `{rollout_id}`")
-    found = connection.execute(
-        select(schema.attempts).where(schema.attempts.c.rollout_id == rollout_id).order_by(schema.attempts.c.number.desc()).limit(1)
-    ).first()
-    rollout = msgspec.json.decode(row.body, type=Rollout)
-    if found is None:
-        return RolloutResult(rollout=msgspec.structs.replace(rollout, status=RolloutStatus(row.status), ended_at=row.ended_at))
-    output = msgspec.json.decode(found.output) if found.output else None
-    attempt = msgspec.convert({str(name): value for name, value in found._mapping.items()} | {"output": output}, Attempt)
-    spans = connection.execute(select(schema.spans.c.body).where(schema.spans.c.attempt_id == attempt.attempt_id)).scalars()
-    rewards = connection.execute(
-        select(schema.rewards.c.body).where(schema.rewards.c.attempt_id == attempt.attempt_id).order_by(schema.rewards.c.number)
-    ).scalars()
-    return RolloutResult(
-        rollout=msgspec.structs.replace(rollout, status=RolloutStatus(row.status), ended_at=row.ended_at, attempt=attempt),
-        spans=tuple(sorted((msgspec.json.decode(body, type=Span) for body in spans), key=lambda span: span.started_at)),
-        rewards=tuple(msgspec.json.decode(body, type=Reward) for body in rewards),
-    )

@@ -1,11 +1,14 @@
-"""The statements that run for every rollout, as SQL text made once per store: building them costs more than running them."""
+"""The statements that run for every rollout, as SQL text made once per store and given to the driver itself.
+
+Building a statement, and SQLAlchemy's way of running it, cost several times what the database needs for it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Boolean, Connection, CursorResult, Dialect, Float, Integer, String, and_, bindparam, case, insert, null, select, update
+from sqlalchemy import Boolean, Connection, Dialect, Float, Integer, String, and_, bindparam, case, insert, null, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from agl.rollouts import AttemptStatus, RolloutStatus
@@ -23,13 +26,24 @@ class Statement:
         self._text = str(compiled)
         self._fixed = {} if columns else {name: value for name, value in compiled.construct_params(_check=False).items() if value is not None}
 
-    def __call__(self, connection: Connection, **values: Any) -> CursorResult[Any]:
-        return connection.exec_driver_sql(self._text, {**self._fixed, **values})
+    def __call__(self, connection: Connection, **values: Any) -> list[tuple[Any, ...]]:
+        """Run within the connection's transaction: the rows that it returns. Errors are the driver's own."""
+        cursor = connection.connection.cursor()
+        try:
+            cursor.execute(self._text, {**self._fixed, **values})
+            return cursor.fetchall()
+        finally:
+            cursor.close()
 
     def many(self, connection: Connection, rows: Sequence[dict[str, Any]]) -> None:
         """Run for each row; nothing happens for none."""
-        if rows:
-            connection.exec_driver_sql(self._text, rows)  # type: ignore[arg-type]
+        if not rows:
+            return
+        cursor = connection.connection.cursor()
+        try:
+            cursor.executemany(self._text, rows)
+        finally:
+            cursor.close()
 
 
 class Statements:

@@ -21,7 +21,7 @@ from typing import Any, cast
 
 from aiohttp import web
 
-from agl.testing.toy_tokens import END, call_text, logprob_of, prompt_ids
+from agl.testing.toy_tokens import END, call_text, logprob_entry, prompt_ids
 
 
 @dataclass(frozen=True)
@@ -177,14 +177,10 @@ def _choice(index: int, body: dict[str, Any], reply: Reply, ids: list[int], numb
     message = {"role": "assistant", "content": content} | ({"tool_calls": calls} if calls else {})
     told |= {"message": message} if chat else {"text": content}
     if body.get("logprobs"):
-        told["logprobs"] = {"content": [_logprob(token) for token in ids]}
+        told["logprobs"] = {"content": [logprob_entry(token) for token in ids]}
     if body.get("return_token_ids"):
         told["token_ids"] = ids
     return told
-
-
-def _logprob(token: int) -> dict[str, Any]:
-    return {"token": f"token_id:{token}", "logprob": logprob_of(token), "bytes": [token] if token < END else None, "top_logprobs": []}
 
 
 async def _stream(request: web.Request, body: dict[str, Any], reply: Reply, completion: dict[str, Any]) -> web.StreamResponse:

@@ -27,6 +27,11 @@ def logprob_of(token: int) -> float:
     return -0.1 * (1 + token % 7)
 
 
+def logprob_entry(token: int) -> dict[str, Any]:
+    """One entry of `logprobs.content`, as vLLM tells it."""
+    return {"token": f"token_id:{token}", "logprob": logprob_of(token), "bytes": [token] if token < END else None, "top_logprobs": []}
+
+
 def message_text(message: dict[str, Any]) -> str:
     """Content and tool calls of a message as one text; the layout of the arguments' JSON does not matter."""
     content = message.get("content") or ""

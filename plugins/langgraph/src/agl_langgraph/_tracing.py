@@ -40,6 +40,7 @@ class Trace:
         self.handler: Any = None
         """The framework's callback object, made when the framework first asks for it."""
         self._runs: dict[Any, Run] = {}
+        self._open: dict[Any, Run] = {}
         self._by_span: dict[str, Run] = {}
 
     def start(
@@ -65,9 +66,11 @@ class Trace:
         run.agent = metadata.get("lc_agent_name")
         if kind == SpanKind.NODE and (outer is None or run.agent != outer.agent):
             run.kind = SpanKind.AGENT
-        self._runs[run_id] = self._by_span[run.span_id] = run
+        self._runs[run_id] = self._open[run_id] = self._by_span[run.span_id] = run
         run.outer_span, run.outer_role, run.outer_set_role = current, role, set_role
         context.set_span(run.span_id)
+        # Until the model is called here, rewards belong to the call made last anywhere; then to the call under this span.
+        context.set_call(run.span_id if kind == SpanKind.MODEL else None)
         # A plain chain has steps of its own in contexts of their own; only who may call a model is named.
         if place.role != role and (kind == SpanKind.MODEL or graph_path(metadata)):
             context.set_role(place.role)
@@ -76,8 +79,8 @@ class Trace:
 
     def end(self, run_id: Any, attributes: Mapping[str, Any] | None = None, error: BaseException | None = None) -> None:
         """A run ended; its context is given back what was current before, where this is the same context."""
-        run = self._runs.get(run_id)
-        if run is None or not run.open:
+        run = self._open.pop(run_id, None)  # by the one thread that gets it: the attempt may be closing meanwhile
+        if run is None:
             return
         run.attributes.update(attributes or {})
         self._record(run, SpanStatus.ERROR if error is not None else SpanStatus.OK, _one_line(error))
@@ -92,8 +95,9 @@ class Trace:
     def close(self) -> None:
         """The attempt ends: runs whose end was never told are recorded as open."""
         self.closed = True
-        for run in list(self._runs.values()):
-            if run.open:
+        for run_id in list(self._open):
+            run = self._open.pop(run_id, None)
+            if run is not None:
                 self._record(run, SpanStatus.OPEN, None)
 
     def _record(self, run: Run, status: SpanStatus, error: str | None) -> None:
