@@ -6,8 +6,11 @@ import io
 import re
 import sys
 
-import agl
 import pytest
+from openai import AsyncOpenAI
+from rich.console import Console
+
+import agl
 from agl.errors import ConfigError, DataError, NotFoundError
 from agl.report import write_report
 from agl.report.data import read_lines
@@ -20,8 +23,6 @@ from agl.rollouts import Rollout
 from agl.spans import Span, SpanKind
 from agl.testing.scripted import ScriptedServer
 from agl.transitions import RoleFilter
-from openai import AsyncOpenAI
-from rich.console import Console
 
 EVIL = "<script>alert('x')</script> & <img src=\"https://example.org/x.png\">"
 
@@ -131,7 +132,7 @@ def test_text_of_agents_and_models_is_escaped(finished):
 
 
 def test_the_error_of_an_agent_is_shown_and_escaped(tmp_path):
-    page = fit(tmp_path / "store.sqlite", test=tasks("broken"), steps=1).report().read_text()
+    page = fit(tmp_path / "store.sqlite", test=tasks("t", "broken"), steps=1).report().read_text()
     assert "<b>no</b>" not in page
     assert "ValueError: &lt;b&gt;no&lt;/b&gt; such table" in page
     assert "failed: agent" in page
@@ -168,7 +169,8 @@ def test_failed_attempts_are_counted_by_class_and_mode(finished):
 
 def test_the_curve_has_a_title_and_names_its_axes_and_series(finished):
     _, page = finished
-    for text in ("Learning curve: mean reward by steps finished", ">steps finished<", ">mean reward<", "validation set", "test set, before"):
+    assert '<title id="wide-title">Learning curve: mean reward by steps finished</title>' in page
+    for text in (">steps finished<", ">mean reward<", "validation set", "test set, before and after"):
         assert text in page
 
 
@@ -334,7 +336,7 @@ def span(span_id, kind, parent=None, **attributes):
 
 
 def call(request, response):
-    return {"agl.call": {"request": request, "response": response}}
+    return {"agl.call": {"request": request, "response": response, "choices": [{}]}}
 
 
 def tree(*spans):
@@ -353,7 +355,12 @@ def test_a_frameworks_view_of_a_call_gives_way_to_the_call():
     ("request_body", "response", "prompt", "answer"),
     [
         ({"prompt": "hi"}, {"choices": [{"text": "ho"}]}, "hi", "ho"),
-        ({"input": "hi"}, {"output": [{"type": "message", "content": [{"type": "output_text", "text": "ho"}]}]}, "hi", "ho"),
+        (
+            {"input": "hi"},
+            {"output": [{"type": "message", "content": [{"type": "output_text", "text": "ho"}]}]},
+            "hi",
+            "ho",
+        ),
         (
             {"messages": [{"role": "user", "content": [{"type": "text", "text": "hi"}]}]},
             {"choices": [{"message": {"content": None, "tool_calls": [{"function": {"name": "f", "arguments": '{"x": 1}'}}]}}]},

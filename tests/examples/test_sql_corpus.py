@@ -65,7 +65,13 @@ def test_the_corpus_holds_the_prompts_of_all_three_nodes(corpus: list[Example]) 
 
 @pytest.mark.parametrize(
     ("result", "verdict"),
-    [("Error: no such function: YEAR", "INCORRECT: error"), ("no rows", "INCORRECT: empty"), ("NULL", "INCORRECT: empty"), ("0", "CORRECT"), ("Ann; Bob", "CORRECT")],
+    [
+        ("Error: no such function: YEAR", "INCORRECT: error"),
+        ("no rows", "INCORRECT: empty"),
+        ("NULL", "INCORRECT: empty"),
+        ("0", "CORRECT"),
+        ("Ann; Bob", "CORRECT"),
+    ],
 )
 def test_the_check_looks_at_the_result(result: str, verdict: str) -> None:
     assert judge(result) == verdict

@@ -27,7 +27,19 @@ FAILURES = {
     "reward": "no usable reward; left out",
     "cancelled": "stopped from outside; left out",
 }
-_FIRST = ("step", "version", "reward", "reward_interval", "groups", "groups_used", "loss", "kl", "entropy", "grad_norm", "seconds")
+_FIRST = (
+    "step",
+    "version",
+    "reward",
+    "reward_interval",
+    "groups",
+    "groups_used",
+    "loss",
+    "kl",
+    "entropy",
+    "grad_norm",
+    "seconds",
+)
 
 
 class Column(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,7 +70,15 @@ def render(data: ReportData) -> str:
         lstrip_blocks=True,
     )
     filters = cast(dict[str, Any], environment.filters)
-    filters.update(number=number, signed=signed, duration=duration, range=interval_text, clock=clock, is_long=is_long, all_short=all_short)
+    filters.update(
+        number=number,
+        signed=signed,
+        duration=duration,
+        range=interval_text,
+        clock=clock,
+        is_long=is_long,
+        all_short=all_short,
+    )
     evaluated = data.after or data.before
     return environment.get_template("report.html.j2").render(
         data=data,

@@ -146,7 +146,17 @@ def _draw(axes: Any, data: ReportData, ranges: Axes) -> None:
             ends = [_ends(point.found) for point in points]
             errors = [[mean - low for mean, (low, _) in zip(means, ends, strict=True)]]
             errors.append([high - mean for mean, (_, high) in zip(means, ends, strict=True)])
-            axes.errorbar(places, means, errors, color=_COLOURS[mode], fmt=marker, ms=6, elinewidth=1.3, mec="white", label=LABELS[mode])
+            axes.errorbar(
+                places,
+                means,
+                errors,
+                color=_COLOURS[mode],
+                fmt=marker,
+                ms=6,
+                elinewidth=1.3,
+                mec="white",
+                label=LABELS[mode],
+            )
     pad = 0.025
     axes.set_xlim(-pad * ranges.x_max, (1 + pad) * ranges.x_max)
     height = ranges.y_max - ranges.y_min

@@ -16,6 +16,7 @@ from agl.transitions import RoleFilter, Transition, call_of, transitions_of
 
 TEXT_LIMIT = 20_000
 """Characters of one text that a page holds; the store has the rest."""
+_PREFIX = re.compile(r"^(agl|gen_ai(\.tool(\.call)?)?)\.(?=\w+$)")
 
 
 class Message(msgspec.Struct, frozen=True):
@@ -204,7 +205,7 @@ def _details(span: Span) -> tuple[Message, ...]:
     shown = {name: value for name, value in span.attributes.items() if name not in skipped and value is not None}
     if span.parent_id is None:
         shown.pop("output", None)  # stands on the rollout
-    return tuple(Message(re.sub(r"^(agl|gen_ai|gen_ai\.tool|gen_ai\.tool\.call)\.(?=\w+$)", "", name), text_of(value)) for name, value in shown.items())
+    return tuple(Message(_PREFIX.sub("", name), text_of(value)) for name, value in shown.items())
 
 
 def text_of(value: Any) -> str:

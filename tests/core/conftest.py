@@ -1,0 +1,118 @@
+"""What the tests of the core share: records made short, stores that open fast, gateways over a scripted endpoint."""
+
+import asyncio
+import itertools
+import shutil
+import time
+
+import pytest
+from agl.context import ActiveAttempt
+from agl.plugins import Plugins
+from agl.resources import LLM, Resources
+from agl.results import RolloutResult
+from agl.rollouts import Attempt, Rollout, new_id
+from agl.spans import Choice, LLMCall, Span, SpanKind, SpanStatus, new_span_id
+from agl.store.sql import RunRecord, SQLStore
+from agl.tasks import Mode, Task
+from msgspec import to_builtins
+
+RUN = "run"
+_numbers = itertools.count()
+
+
+@pytest.fixture(scope="session")
+def _empty_store(tmp_path_factory):
+    """A store with one run in it, to copy: migrating anew for each test takes longer than the test."""
+    path = tmp_path_factory.mktemp("store") / "store.sqlite"
+    store = SQLStore(path)
+    record = RunRecord(run_id=RUN, created_at=0.0, status="running", step=0, seed=0, config={}, command=[], folder="", directory="")
+    asyncio.run(store.create_run(record))
+    store.close()
+    return path
+
+
+@pytest.fixture
+def store_path(_empty_store, tmp_path):
+    path = tmp_path / "s" / "store.sqlite"
+    path.parent.mkdir()
+    shutil.copy(_empty_store, path)
+    return path
+
+
+@pytest.fixture
+def store(store_path):
+    opened = SQLStore(store_path)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def make_rollout():
+    def make(data=None, *, mode=Mode.TRAIN, **values):
+        task = Task(task_id=f"t{next(_numbers)}", data={"q": "?"} if data is None else data, mode=mode)
+        return Rollout(**{"rollout_id": new_id("ro"), "run_id": RUN, "task": task, "group_id": "g", "created_at": time.time(), **values})
+
+    return make
+
+
+@pytest.fixture
+def make_span():
+    def make(rollout=None, **values):
+        attempt = rollout.attempt.attempt_id if rollout is not None else "at"
+        known = {"span_id": new_span_id(), "trace_id": "0" * 32, "rollout_id": rollout.rollout_id if rollout else "ro", "attempt_id": attempt}
+        return Span(**{**known, "name": "s", "kind": SpanKind.OPERATION, "started_at": 1.0, "ended_at": 2.0, **values})
+
+    return make
+
+
+@pytest.fixture
+def make_call(make_span):
+    """An llm span: prompt ids, then the response ids of each choice; every call starts after the one before."""
+    clock = itertools.count(1)
+
+    def make(prompt, *responses, version="1", role=None, call_id=None, failed=False, logprobs=None, request=None, **values):
+        choices = [
+            Choice(response_ids=ids, logprobs=logprobs if logprobs is not None else None if ids is None else [-0.5] * len(ids), finish_reason="stop")
+            for ids in responses
+        ]
+        call = LLMCall(request=request or {}, response=None if failed else {}, choices=[] if failed else choices, prompt_ids=prompt, version=version)
+        known = {"started_at": float(next(clock)), "role": role, "kind": SpanKind.LLM, "status": SpanStatus.ERROR if failed else SpanStatus.OK}
+        return make_span(**{**known, "attributes": {"agl.call": to_builtins(call), "agl.call_id": call_id}, **values})
+
+    return make
+
+
+@pytest.fixture
+def make_attempt():
+    """An active attempt that is in no store."""
+
+    def make(resources=None, *, mode=Mode.TRAIN, seed=0, **values):
+        number = next(_numbers)
+        rollout_id = f"ro-{number}"
+        attempt = Attempt(attempt_id=f"at-{number}", rollout_id=rollout_id, number=1, worker_id="w")
+        task = Task(task_id="t", data={}, mode=mode)
+        rollout = Rollout(rollout_id=rollout_id, run_id=RUN, task=task, group_id="g", attempt=attempt, seed=seed, **values)
+        return ActiveAttempt(rollout, Resources(version=1, values=resources or {}))
+
+    return make
+
+
+@pytest.fixture
+def make_result(make_attempt):
+    def make(**values):
+        return RolloutResult(rollout=make_attempt().rollout, **values)
+
+    return make
+
+
+@pytest.fixture
+def plugins():
+    return Plugins()
+
+
+@pytest.fixture
+def llm_of():
+    def make(server, **values):
+        return LLM(**{"endpoint": server.base_url(), "model": "policy", "version": "1", **values})
+
+    return make
