@@ -260,6 +260,12 @@ def test_wilson_intervals_are_the_published_ones(successes, n, low, high):
     assert wilson(successes, n) == pytest.approx((low, high), abs=5e-5)
 
 
+@pytest.mark.parametrize("n", range(1, 60))
+def test_wilson_intervals_of_none_and_all_hold_their_mean(n):
+    assert wilson(0, n)[0] == 0
+    assert wilson(n, n)[1] == 1
+
+
 def test_rewards_between_0_and_1_get_a_normal_interval():
     found = estimate([0.0, 0.5, 1.0, 0.5])
     assert (found.mean, found.n) == (0.5, 4)
@@ -373,6 +379,12 @@ def test_calls_of_every_interface_show_prompt_and_answer(request_body, response,
     (node,) = tree(span("l", SpanKind.LLM, **call(request_body, response)))
     assert [message.text for message in node.prompt] == [prompt]
     assert [item.text for item in node.answers] == [answer]
+
+
+def test_short_inputs_and_outputs_are_shown_and_a_plugins_own_records_are_not():
+    attributes = {"agl.input": {"a": 1}, "gen_ai.tool.call.result": "17", "gen_ai.tool.name": "f", "agl.langchain.run_id": "8f"}
+    (node,) = tree(span("t", SpanKind.TOOL, **attributes))
+    assert [(item.role, item.text) for item in node.details] == [("input", '{"a": 1}'), ("result", "17")]
 
 
 def test_a_text_is_cut_at_the_limit_and_says_so():

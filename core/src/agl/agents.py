@@ -56,7 +56,7 @@ class AgentSpec:
         self.input = _callable(input, "input")
         self.output = _callable(output, "output")
         self.reward = _callable(reward, "reward")
-        self.name = name or getattr(agent, "name", None) or type(agent).__name__
+        self.name = name or getattr(agent, "name", None) or getattr(agent, "__name__", None) or type(agent).__name__
 
     def __repr__(self) -> str:
         return f"agl.agent({self.name})"

@@ -38,7 +38,9 @@ def tokenizer() -> Any:
     backend = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
-    made = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|im_end|>", pad_token="<|pad|>", additional_special_tokens=["<|im_start|>"])
+    made = PreTrainedTokenizerFast(
+        tokenizer_object=backend, eos_token="<|im_end|>", pad_token="<|pad|>", additional_special_tokens=["<|im_start|>"]
+    )
     made.chat_template = TEMPLATE
     return made
 
@@ -47,8 +49,10 @@ def tokenizer() -> Any:
 def make_model() -> Callable[..., Any]:
     def make(seed: int = 0, **options: Any) -> Any:
         torch.manual_seed(seed)
-        sizes = dict(vocab_size=259, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2)
-        ids = dict(eos_token_id=2, pad_token_id=0, bos_token_id=None)
+        sizes = {
+            "vocab_size": 259, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2
+        }
+        ids = {"eos_token_id": 2, "pad_token_id": 0, "bos_token_id": None}
         # Wide initial weights: a random model that is nearly uniform would hide a wrong mask or position.
         return LlamaForCausalLM(LlamaConfig(**{**sizes, **ids, "max_position_embeddings": 256, "initializer_range": 0.3, **options})).eval()
 
@@ -80,7 +84,9 @@ def engine(model: Any, make_engine: Callable[..., Engine]) -> Engine:
 
 @pytest.fixture(scope="session")
 def make_row() -> Callable[..., Row]:
-    def make(rollout_id: str, token_ids: Sequence[int], mask: Sequence[bool], logprobs: Sequence[float] | None = None, temperature: float = 1.0) -> Row:
+    def make(
+        rollout_id: str, token_ids: Sequence[int], mask: Sequence[bool], logprobs: Sequence[float] | None = None, temperature: float = 1.0
+    ) -> Row:
         size = len(token_ids)
         shown = tuple(logprobs) if logprobs is not None else (0.0,) * size
         return Row(
@@ -111,7 +117,9 @@ def make_step(make_row: Callable[..., Row]) -> Callable[..., list[Row]]:
                     size = draw.randint(1, most)
                     ids += [draw.randrange(3, vocabulary) for _ in range(size)]
                     mask += [on] * size
-            rows.append(make_row(f"r{index}", ids, mask, [draw.uniform(-7, -4) if on else 0.0 for on in mask], temperature=draw.choice([1.0, 0.7])))
+            rows.append(
+                make_row(f"r{index}", ids, mask, [draw.uniform(-7, -4) if on else 0.0 for on in mask], temperature=draw.choice([1.0, 0.7]))
+            )
         return rows
 
     return make

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -17,7 +18,9 @@ rewards = st.lists(st.floats(-100, 100, allow_nan=False).map(lambda x: round(x, 
 
 def test_grpo_divides_by_the_sample_deviation() -> None:
     # mean 0.5; squared deviations sum to 1, over n - 1 = 3: std = 0.57735
-    assert grpo([1.0, 1.0, 0.0, 0.0]) == pytest.approx([0.5 / (math.sqrt(1 / 3) + 1e-6)] * 2 + [-0.5 / (math.sqrt(1 / 3) + 1e-6)] * 2, abs=1e-12)
+    assert grpo([1.0, 1.0, 0.0, 0.0]) == pytest.approx(
+        [0.5 / (math.sqrt(1 / 3) + 1e-6)] * 2 + [-0.5 / (math.sqrt(1 / 3) + 1e-6)] * 2, abs=1e-12
+    )
 
 
 def test_two_rollouts_get_plus_and_minus_the_root_of_a_half() -> None:
@@ -66,7 +69,7 @@ def test_advantages_of_a_group_sum_to_zero_and_keep_the_order(estimate, values: 
     found = estimate(values)
     assert math.fsum(found) == pytest.approx(0.0, abs=1e-6)
     ordered = sorted(zip(values, found, strict=True))
-    assert all(low[1] <= high[1] for low, high in zip(ordered, ordered[1:], strict=False))
+    assert all(low[1] <= high[1] for low, high in itertools.pairwise(ordered))
 
 
 @given(rewards, st.floats(-50, 50))

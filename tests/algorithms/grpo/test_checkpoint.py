@@ -13,16 +13,18 @@ import torch
 from agl.errors import ConfigError
 from agl_grpo import checkpoint
 from agl_grpo.learner import Learner
-from agl_grpo.models import LoRA, with_lora, load_policy
+from agl_grpo.models import LoRA, load_policy, with_lora
 from agl_grpo.schedules import Schedule
 
-OPTIONS: dict[str, Any] = dict(lr=1e-3, minibatches=2, schedule=Schedule("linear", total=50))
+OPTIONS: dict[str, Any] = {"lr": 1e-3, "minibatches": 2, "schedule": Schedule("linear", total=50)}
 ADVANTAGES = [1.0, -1.0, 0.5, -0.5]
 
 
 def steps(learner: Learner, make_step: Any, first: int, last: int) -> list[dict[str, float]]:
     timing = ("seconds", "tokens_per_second")
-    return [{k: v for k, v in learner.update(make_step(4, seed=step), ADVANTAGES).items() if k not in timing} for step in range(first, last)]
+    return [
+        {k: v for k, v in learner.update(make_step(4, seed=step), ADVANTAGES).items() if k not in timing} for step in range(first, last)
+    ]
 
 
 @pytest.mark.parametrize("lora", [None, LoRA(rank=2)], ids=["full", "lora"])
@@ -39,7 +41,8 @@ def test_a_loaded_run_goes_on_bit_for_bit(tmp_path: Path, make_model, make_step,
 
     resumed = Learner(make(), **OPTIONS)
     assert checkpoint.load(tmp_path / "a", resumed) == {"step": 3, "version": "3"}
-    assert torch.equal(torch.rand(3), drawn[0]) and (random.random(), np.random.rand()) == drawn[1:]
+    assert torch.equal(torch.rand(3), drawn[0])
+    assert (random.random(), np.random.rand()) == drawn[1:]
     assert (resumed.steps, resumed.updates) == (6, 3)
     assert steps(resumed, make_step, 3, 6) == expected
     assert all(torch.equal(old, new) for old, new in zip(straight.model.parameters(), resumed.model.parameters(), strict=True))

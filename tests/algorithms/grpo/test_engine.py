@@ -48,7 +48,9 @@ async def test_a_batch_of_mixed_lengths_equals_one_at_a_time_and_a_plain_forward
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 1.5])
 async def test_logprobs_are_those_of_the_distribution_at_the_temperature_before_top_p(model, engine, temperature: float) -> None:
     asked = prompts(10)
-    found = await asyncio.gather(*(engine.generate(prompt, Sampling(temperature=temperature, top_p=0.8, max_tokens=15, seed=1)) for prompt in asked))
+    found = await asyncio.gather(
+        *(engine.generate(prompt, Sampling(temperature=temperature, top_p=0.8, max_tokens=15, seed=1)) for prompt in asked)
+    )
     for prompt, done in zip(asked, found, strict=True):
         expected = plain_logprobs(model, prompt, done.answers[0].token_ids, temperature)
         assert torch.allclose(torch.tensor(done.answers[0].logprobs), picked(expected, done.answers[0].token_ids), atol=1e-5)
@@ -83,14 +85,16 @@ async def test_an_engine_with_a_seed_repeats_requests_without_one(model, make_en
 
 async def test_an_answer_ends_at_its_length_or_at_the_end_token(model, engine, tokenizer) -> None:
     done = await engine.generate(prompts(1)[0], Sampling(max_tokens=7, temperature=0.0))
-    assert len(done.answers[0].token_ids) == 7 and done.answers[0].finish_reason == "length"
+    assert len(done.answers[0].token_ids) == 7
+    assert done.answers[0].finish_reason == "length"
     with torch.no_grad():
         model.lm_head.weight[tokenizer.eos_token_id] = 3.0 * model.lm_head.weight.abs().max()
     many = await engine.generate(prompts(1)[0], Sampling(max_tokens=60, n=32, seed=0))
     ended = [answer for answer in many.answers if answer.finish_reason == "stop"]
     assert ended
     for answer in ended:
-        assert answer.token_ids[-1] == tokenizer.eos_token_id and tokenizer.eos_token_id not in answer.token_ids[:-1]
+        assert answer.token_ids[-1] == tokenizer.eos_token_id
+        assert tokenizer.eos_token_id not in answer.token_ids[:-1]
         assert answer.text == tokenizer.decode(answer.token_ids[:-1], skip_special_tokens=True)
         assert len(answer.logprobs) == len(answer.token_ids)
 
@@ -102,7 +106,8 @@ async def test_a_stop_text_ends_the_answer_and_is_cut_from_its_text_but_not_from
     stopped = (await engine.generate(prompt, Sampling(max_tokens=30, seed=3, stop=("never there", stop)))).answers[0]
     assert stopped.finish_reason == "stop"
     assert stopped.text == free.text[: free.text.index(stop)]
-    assert stopped.token_ids == free.token_ids[: len(stopped.token_ids)] and len(stopped.token_ids) < len(free.token_ids)
+    assert stopped.token_ids == free.token_ids[: len(stopped.token_ids)]
+    assert len(stopped.token_ids) < len(free.token_ids)
 
 
 async def test_top_logprobs_are_the_most_probable_tokens_in_order(model, engine) -> None:
@@ -188,7 +193,9 @@ async def test_no_answer_is_sampled_by_two_versions(make_model, make_engine) -> 
         for prompt, completion in done:
             if completion.version == version:
                 answer = completion.answers[0]
-                assert torch.allclose(torch.tensor(answer.logprobs), picked(plain_logprobs(model, prompt, answer.token_ids), answer.token_ids), atol=1e-4)
+                assert torch.allclose(
+                    torch.tensor(answer.logprobs), picked(plain_logprobs(model, prompt, answer.token_ids), answer.token_ids), atol=1e-4
+                )
 
 
 async def test_new_weights_are_used_at_once_and_named(make_model, make_engine) -> None:
@@ -215,9 +222,8 @@ async def test_pausing_gives_up_when_answers_do_not_end(model, make_engine) -> N
     endless = asyncio.ensure_future(engine.generate([5], Sampling(max_tokens=100_000, stop=("never there " * 9,))))
     while not engine.running:
         await asyncio.sleep(0.005)
-    with pytest.raises(EngineError, match="1 answers did not end within 0.05 s"):
-        with engine.paused(timeout=0.05):
-            raise AssertionError("entered while an answer was running")
+    with pytest.raises(EngineError, match="1 answers did not end within 0.05 s"), engine.paused(timeout=0.05):
+        raise AssertionError("entered while an answer was running")
     endless.cancel()
     assert (await engine.generate([5], GREEDY)).answers
 
@@ -249,23 +255,39 @@ async def test_what_cannot_be_sampled_is_refused(engine: Engine, prompt: list[in
         await engine.generate(prompt, sampling)
 
 
-@pytest.mark.parametrize("options", [dict(model_type="mistral", sliding_window=16), dict(model_type="gemma3_text"), dict(model_type="qwen2"), dict(attn_implementation="eager")])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"model_type": "mistral", "sliding_window": 16},
+        {"model_type": "gemma3_text"},
+        {"model_type": "qwen2"},
+        {"attn_implementation": "eager"},
+    ],
+)
 async def test_other_attentions_equal_a_plain_forward(make_engine, options: dict[str, Any]) -> None:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     torch.manual_seed(0)
-    sizes = dict(vocab_size=259, hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2, head_dim=8)
-    ids = dict(eos_token_id=2, pad_token_id=0, bos_token_id=None, initializer_range=0.3, max_position_embeddings=256)
+    sizes = {
+        "vocab_size": 259, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8
+    }
+    ids = {"eos_token_id": 2, "pad_token_id": 0, "bos_token_id": None, "initializer_range": 0.3, "max_position_embeddings": 256}
     kind, attention = options.get("model_type", "llama"), options.get("attn_implementation", "sdpa")
-    window = dict(sliding_window=16, layer_types=["sliding_attention", "full_attention", "sliding_attention"]) if kind == "gemma3_text" else {}
-    config = AutoConfig.for_model(kind, **sizes, **ids, **window, **{key: value for key, value in options.items() if key == "sliding_window"})
+    window = (
+        {"sliding_window": 16, "layer_types": ["sliding_attention", "full_attention", "sliding_attention"]} if kind == "gemma3_text" else {}
+    )
+    config = AutoConfig.for_model(
+        kind, **sizes, **ids, **window, **{key: value for key, value in options.items() if key == "sliding_window"}
+    )
     model = AutoModelForCausalLM.from_config(config, attn_implementation=attention).eval()
     engine = make_engine(model)
     asked = prompts(8)
     found = await asyncio.gather(*(engine.generate(prompt, GREEDY) for prompt in asked))
     for prompt, done in zip(asked, found, strict=True):
         answer = done.answers[0]
-        assert torch.allclose(torch.tensor(answer.logprobs), picked(plain_logprobs(model, prompt, answer.token_ids), answer.token_ids), atol=1e-4)
+        assert torch.allclose(
+            torch.tensor(answer.logprobs), picked(plain_logprobs(model, prompt, answer.token_ids), answer.token_ids), atol=1e-4
+        )
 
 
 async def test_a_model_with_recurrent_layers_is_refused_by_name(model, make_engine) -> None:
@@ -290,7 +312,8 @@ async def test_streams_are_uniform_and_independent_of_each_other() -> None:
     first = uniforms(np.full(5000, stream_key(0, 0), dtype=np.uint64), np.arange(5000))
     second = uniforms(np.full(5000, stream_key(0, 1), dtype=np.uint64), np.arange(5000))
     for stream in (first, second):
-        assert 0.0 < stream.min() and stream.max() < 1.0
+        assert stream.min() > 0.0
+        assert stream.max() < 1.0
         assert np.allclose(np.histogram(stream, 10, (0, 1))[0] / 5000, 0.1, atol=0.02)
     assert abs(np.corrcoef(first, second)[0, 1]) < 0.05
     assert abs(np.corrcoef(first[1:], first[:-1])[0, 1]) < 0.05

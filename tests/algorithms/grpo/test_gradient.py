@@ -26,8 +26,10 @@ PROMPT = [1, 3]
 def double_model(vocabulary: int = 259, width: int = 32, layers: int = 2) -> Any:
     """In float64 throughout: the norms of Llama compute in float32 whatever the weights are, those of GPT-2 do not."""
     torch.manual_seed(0)
-    ids = dict(bos_token_id=None, eos_token_id=2, initializer_range=0.3, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0)
-    return GPT2LMHeadModel(GPT2Config(vocab_size=vocabulary, n_embd=width, n_layer=layers, n_head=2, n_positions=256, **ids)).double().eval()
+    ids = {"bos_token_id": None, "eos_token_id": 2, "initializer_range": 0.3, "resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
+    return (
+        GPT2LMHeadModel(GPT2Config(vocab_size=vocabulary, n_embd=width, n_layer=layers, n_head=2, n_positions=256, **ids)).double().eval()
+    )
 
 
 def gradient_of(learner: Learner, rows: Sequence[Row], advantages: Sequence[Any], aggregation: str = "rollout_mean") -> torch.Tensor:
@@ -35,13 +37,15 @@ def gradient_of(learner: Learner, rows: Sequence[Row], advantages: Sequence[Any]
     learner.optimizer.zero_grad(set_to_none=True)
     weights = AGGREGATIONS[aggregation](rows)
     learner.gradient([Example(*item) for item in zip(rows, advantages, weights, strict=True)])
-    return torch.cat([torch.zeros(p.numel(), dtype=p.dtype) if p.grad is None else p.grad.flatten().clone() for p in learner.named.values()])
+    return torch.cat(
+        [torch.zeros(p.numel(), dtype=p.dtype) if p.grad is None else p.grad.flatten().clone() for p in learner.named.values()]
+    )
 
 
 def cut(row: Row, make_row: Any, draw: random.Random) -> list[Row]:
     """The row's answers in one or more rows: each has the whole context before its last token, and trains a part of the mask."""
     starts = [at for at, on in enumerate(row.mask) if on and not row.mask[at - 1]]
-    chosen = sorted(draw.sample(starts[1:], draw.randint(0, len(starts) - 1))) + [len(row.mask)]
+    chosen = [*sorted(draw.sample(starts[1:], draw.randint(0, len(starts) - 1))), len(row.mask)]
     pieces, begin = [], 0
     for end in chosen:
         mask = [on and begin <= at < end for at, on in enumerate(row.mask[:end])]
@@ -52,19 +56,28 @@ def cut(row: Row, make_row: Any, draw: random.Random) -> list[Row]:
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.float64, 1e-12)])
 @pytest.mark.parametrize("aggregation", list(AGGREGATIONS))
-def test_the_gradient_does_not_depend_on_the_size_of_micro_batches(make_model, make_step, dtype: torch.dtype, tolerance: float, aggregation: str) -> None:
+def test_the_gradient_does_not_depend_on_the_size_of_micro_batches(
+    make_model, make_step, dtype: torch.dtype, tolerance: float, aggregation: str
+) -> None:
     rows, model = make_step(7), make_model() if dtype == torch.float32 else double_model()
     advantages = [1.0, -0.5, 0.3, 2.0, -1.0, 0.0, 0.7]
     whole = gradient_of(Learner(model, kl_coef=0.1), rows, advantages, aggregation)
     assert whole.norm() > 1e-3
     for tokens in (1, 40, 100):
-        assert torch.allclose(gradient_of(Learner(model, kl_coef=0.1, micro_batch_tokens=tokens), rows, advantages, aggregation), whole, rtol=0, atol=tolerance)
+        assert torch.allclose(
+            gradient_of(Learner(model, kl_coef=0.1, micro_batch_tokens=tokens), rows, advantages, aggregation),
+            whole,
+            rtol=0,
+            atol=tolerance,
+        )
 
 
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 2**31))
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.float64, 1e-10)])
-def test_the_gradient_does_not_depend_on_how_rollouts_are_cut_into_rows(make_model, make_row, make_step, dtype: torch.dtype, tolerance: float, seed: int) -> None:
+def test_the_gradient_does_not_depend_on_how_rollouts_are_cut_into_rows(
+    make_model, make_row, make_step, dtype: torch.dtype, tolerance: float, seed: int
+) -> None:
     draw = random.Random(seed)
     rows = make_step(5, seed=seed)
     advantages = {row.rollout_id: draw.uniform(-1, 1) for row in rows}
@@ -73,8 +86,7 @@ def test_the_gradient_does_not_depend_on_how_rollouts_are_cut_into_rows(make_mod
     pieces = [piece for row in rows for piece in cut(row, make_row, draw)]
     draw.shuffle(pieces)
     parts = gradient_of(learner, pieces, [advantages[row.rollout_id] for row in pieces])
-    scale = max(1.0, float(whole.abs().max()))
-    assert torch.allclose(parts, whole, rtol=0, atol=tolerance * scale)
+    assert (parts - whole).norm() <= tolerance * whole.norm()
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -102,13 +114,19 @@ def test_computing_common_beginnings_once_does_not_change_the_gradient(make_row,
 @pytest.mark.parametrize("kind", ["gemma3_text", "mistral", "llama"])
 def test_common_beginnings_are_right_under_every_kind_of_attention(make_row, kind: str) -> None:
     torch.manual_seed(0)
-    sizes = dict(vocab_size=64, hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2, head_dim=8)
-    window = dict(sliding_window=8) if kind != "llama" else {}
-    layers = dict(layer_types=["sliding_attention", "full_attention", "sliding_attention"]) if kind == "gemma3_text" else {}
-    config = AutoConfig.for_model(kind, **sizes, **window, **layers, max_position_embeddings=64, initializer_range=0.3, bos_token_id=None, pad_token_id=0)
+    sizes = {
+        "vocab_size": 64, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8
+    }
+    window = {"sliding_window": 8} if kind != "llama" else {}
+    layers = {"layer_types": ["sliding_attention", "full_attention", "sliding_attention"]} if kind == "gemma3_text" else {}
+    config = AutoConfig.for_model(
+        kind, **sizes, **window, **layers, max_position_embeddings=64, initializer_range=0.3, bos_token_id=None, pad_token_id=0
+    )
     for attention in ("sdpa", "eager"):
         model = AutoModelForCausalLM.from_config(config, attn_implementation=attention).eval()
-        rows = [make_row(f"r{k}", [*range(3, 30), 40 + k, 50, 51 + k], [False] * 27 + [True] * 3, [0.0] * 27 + [-4.0] * 3) for k in range(4)]
+        rows = [
+            make_row(f"r{k}", [*range(3, 30), 40 + k, 50, 51 + k], [False] * 27 + [True] * 3, [0.0] * 27 + [-4.0] * 3) for k in range(4)
+        ]
         apart = gradient_of(Learner(model, share_prefixes=False), rows, [1.0, -1.0, 0.5, 0.2])
         assert torch.allclose(gradient_of(Learner(model), rows, [1.0, -1.0, 0.5, 0.2]), apart, rtol=0, atol=1e-5 * float(apart.abs().max()))
 
@@ -176,7 +194,9 @@ def test_the_expected_grpo_gradient_equals_enumeration(enumerable: Enumerable) -
     for pair in itertools.product(range(16), repeat=2):
         gap = enumerable.rewards[pair[0]] - enumerable.rewards[pair[1]]
         size = (gap / 2) / (abs(gap) / 2**0.5 + 1e-6)
-        total -= enumerable.probs[pair[0]] * enumerable.probs[pair[1]] * size * (enumerable.scores[pair[0]] - enumerable.scores[pair[1]]) / 4
+        total -= (
+            enumerable.probs[pair[0]] * enumerable.probs[pair[1]] * size * (enumerable.scores[pair[0]] - enumerable.scores[pair[1]]) / 4
+        )
     assert torch.allclose(enumerable.expected_step("grpo"), total, rtol=0, atol=1e-10)
 
 

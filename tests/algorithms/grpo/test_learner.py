@@ -84,10 +84,22 @@ def test_the_same_updates_give_the_same_bits(make_model, make_step) -> None:
 def test_metrics_name_what_was_done(model, make_step) -> None:
     rows = make_step(6)
     metrics = Learner(model, minibatches=3, epochs=2, kl_coef=0.1).update(rows, [1.0, -1.0, 0.5, -0.5, 0.1, 0.0])
-    assert metrics["steps"] == 6 and metrics["rows"] == 6
+    assert metrics["steps"] == 6
+    assert metrics["rows"] == 6
     assert metrics["trained_tokens"] == sum(sum(row.mask) for row in rows)
     assert all(math.isfinite(value) for value in metrics.values())
-    assert {"loss", "grad_norm", "ratio", "clip_fraction", "approx_kl", "mismatch_kl", "entropy", "kl", "lr", "tokens_per_second"} <= metrics.keys()
+    assert {
+        "loss",
+        "grad_norm",
+        "ratio",
+        "clip_fraction",
+        "approx_kl",
+        "mismatch_kl",
+        "entropy",
+        "kl",
+        "lr",
+        "tokens_per_second",
+    } <= metrics.keys()
 
 
 def test_rows_without_an_advantage_change_nothing(model, make_step) -> None:
@@ -120,13 +132,15 @@ def test_the_kl_pulls_back_to_the_model_at_the_start(make_model, make_step) -> N
 def test_lora_trains_only_the_adapter_and_its_reference_is_the_model_without_it(make_model, make_engine, sampled) -> None:
     model = with_lora(make_model(), LoRA(rank=4))
     engine, learner = make_engine(model), Learner(model, lr=1e-2, kl_coef=0.1)
-    assert learner.named and all("lora_" in name for name in learner.named)
+    assert learner.named
+    assert all("lora_" in name for name in learner.named)
     before = {name: value.clone() for name, value in model.named_parameters()}
     rows = sampled(engine, PROMPTS)
     with engine.paused():
         assert learner.update(rows, [1.0, -1.0] * 6)["kl"] == pytest.approx(0.0, abs=1e-6)
     changed = {name for name, value in model.named_parameters() if not torch.equal(value, before[name])}
-    assert changed and all("lora_" in name for name in changed)
+    assert changed
+    assert all("lora_" in name for name in changed)
     again = sampled(engine, PROMPTS)
     metrics = learner.update(again, [1.0, -1.0] * 6)
     assert metrics["ratio"] == pytest.approx(1.0, abs=1e-5), "the engine samples with the adapter"
@@ -143,7 +157,9 @@ def test_micro_batches_hold_every_row_once_within_the_budget(make_step) -> None:
 
 def test_siblings_share_their_prompt_and_strangers_do_not(make_row) -> None:
     prompts = [list(range(3, 43)), list(range(100, 140))]
-    rows = [make_row(f"{p}-{k}", [*prompt, 50 + k, 60, 61], [False] * 40 + [True] * 3) for p, prompt in enumerate(prompts) for k in range(4)]
+    rows = [
+        make_row(f"{p}-{k}", [*prompt, 50 + k, 60, 61], [False] * 40 + [True] * 3) for p, prompt in enumerate(prompts) for k in range(4)
+    ]
     found = bundles([Example(row, 1.0, 1.0) for row in reversed(rows)], 512)
     assert [(len(item.examples), item.shared, item.length) for item in found] == [(4, 40, 48), (4, 40, 48)]
     assert [len(item.examples) for item in bundles([Example(row, 1.0, 1.0) for row in rows], 45)] == [2, 2, 2, 2]
@@ -168,12 +184,14 @@ def test_a_gradient_that_is_not_finite_changes_nothing_and_is_counted(model, mak
         ([5, 6], [0, 1], [0.0, -1.0], [1.0], "1 advantages"),
     ],
 )
-def test_a_row_that_cannot_be_learned_from_is_refused_before_anything_changes(model, make_row, tokens, mask, logprobs, advantage, says: str) -> None:
+def test_a_row_that_cannot_be_learned_from_is_refused_before_anything_changes(
+    model, make_row, tokens, mask, logprobs, advantage, says: str
+) -> None:
     with pytest.raises(DataError, match=says):
         Learner(model).update([make_row("a", tokens, mask, logprobs)], [advantage])
 
 
-@pytest.mark.parametrize("options", [dict(aggregation="mean"), dict(lr=0.0), dict(minibatches=0), dict(clip_low=-0.1)])
+@pytest.mark.parametrize("options", [{"aggregation": "mean"}, {"lr": 0.0}, {"minibatches": 0}, {"clip_low": -0.1}])
 def test_options_that_cannot_work_are_refused(model, options: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):
         Learner(model, **options)

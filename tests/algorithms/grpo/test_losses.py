@@ -32,7 +32,9 @@ def loss_of(ratio: float, advantage: float, **clips: float) -> tuple[float, floa
         (2.0, 0.0, 0.0, 0.0, False),
     ],
 )
-def test_the_policy_loss_clips_only_what_goes_too_far_in_its_own_direction(ratio: float, advantage: float, loss: float, slope: float, clipped: bool) -> None:
+def test_the_policy_loss_clips_only_what_goes_too_far_in_its_own_direction(
+    ratio: float, advantage: float, loss: float, slope: float, clipped: bool
+) -> None:
     assert loss_of(ratio, advantage, clip_low=0.2, clip_high=0.28) == (pytest.approx(loss), pytest.approx(slope), clipped)
 
 

@@ -23,7 +23,8 @@ def folder(tmp_path: Path, model: Any, tokenizer: Any) -> Path:
 def test_a_saved_model_comes_back_with_its_tokenizer(folder: Path, model: Any, tokenizer: Any) -> None:
     loaded, words = load_policy(folder, device="cpu")
     assert all(torch.equal(old, new) for old, new in zip(model.parameters(), loaded.parameters(), strict=True))
-    assert not loaded.training and words.chat_template == tokenizer.chat_template
+    assert not loaded.training
+    assert words.chat_template == tokenizer.chat_template
     assert next(load_policy(folder, dtype=torch.bfloat16, device="cpu")[0].parameters()).dtype == torch.bfloat16
 
 
@@ -35,7 +36,12 @@ def test_a_path_that_does_not_exist_is_not_looked_for_on_the_hub(name: str) -> N
 
 @pytest.mark.parametrize(
     ("missing", "says"),
-    [("config.json", "`config.json`"), ("model.safetensors", "weights"), ("tokenizer*", "a tokenizer"), ("chat_template.jinja", "no chat template")],
+    [
+        ("config.json", "`config.json`"),
+        ("model.safetensors", "weights"),
+        ("tokenizer*", "a tokenizer"),
+        ("chat_template.jinja", "no chat template"),
+    ],
 )
 def test_what_a_folder_lacks_is_named(folder: Path, missing: str, says: str) -> None:
     for path in folder.glob(missing):
@@ -83,7 +89,8 @@ def test_a_device_that_is_not_there_is_refused(folder: Path, monkeypatch: pytest
 def test_lora_adds_adapters_and_freezes_the_rest(folder: Path) -> None:
     model, _ = load_policy(folder, device="cpu", lora=LoRA(rank=2))
     trained = [name for name, value in model.named_parameters() if value.requires_grad]
-    assert trained and all("lora_" in name for name in trained)
+    assert trained
+    assert all("lora_" in name for name in trained)
     with pytest.raises(ConfigError, match="does not fit the model"):
         load_policy(folder, device="cpu", lora=LoRA(target_modules=("no_such_layer",)))
 

@@ -69,34 +69,49 @@ async def test_an_answer_tells_text_tokens_logprobs_usage_and_version(client, en
         model="policy", messages=HELLO, max_tokens=9, seed=1, n=2, logprobs=True, top_logprobs=2, extra_body={"return_token_ids": True}
     )
     assert done.prompt_token_ids == tokenizer.apply_chat_template(HELLO, add_generation_prompt=True, return_dict=False)
-    assert done.weight_version == "0" and done.object == "chat.completion" and done.model == "policy"
+    assert done.weight_version == "0"
+    assert done.object == "chat.completion"
+    assert done.model == "policy"
     assert [choice.index for choice in done.choices] == [0, 1]
     for choice in done.choices:
-        assert choice.finish_reason in ("stop", "length") and choice.message.role == "assistant"
+        assert choice.finish_reason in ("stop", "length")
+        assert choice.message.role == "assistant"
         assert choice.message.content == tokenizer.decode(choice.token_ids, skip_special_tokens=True)
         assert len(choice.logprobs.content) == len(choice.token_ids)
         for entry, token in zip(choice.logprobs.content, choice.token_ids, strict=True):
-            assert entry.token == tokenizer.decode([token]) and entry.logprob <= 0
+            assert entry.token == tokenizer.decode([token])
+            assert entry.logprob <= 0
             assert entry.bytes is None or bytes(entry.bytes).decode() == entry.token
-            assert len(entry.top_logprobs) == 2 and entry.top_logprobs[0].logprob >= entry.top_logprobs[1].logprob
+            assert len(entry.top_logprobs) == 2
+            assert entry.top_logprobs[0].logprob >= entry.top_logprobs[1].logprob
     sampled = sum(len(choice.token_ids) for choice in done.choices)
-    assert (done.usage.prompt_tokens, done.usage.completion_tokens, done.usage.total_tokens) == (len(done.prompt_token_ids), sampled, len(done.prompt_token_ids) + sampled)
+    assert (done.usage.prompt_tokens, done.usage.completion_tokens, done.usage.total_tokens) == (
+        len(done.prompt_token_ids),
+        sampled,
+        len(done.prompt_token_ids) + sampled,
+    )
 
 
 async def test_token_ids_and_logprobs_are_left_out_when_not_asked_for(url) -> None:
     status, body = await post(url, {"model": "policy", "messages": HELLO, "max_tokens": 2})
-    assert status == 200 and "prompt_token_ids" not in body
-    assert body["choices"][0]["logprobs"] is None and "token_ids" not in body["choices"][0]
+    assert status == 200
+    assert "prompt_token_ids" not in body
+    assert body["choices"][0]["logprobs"] is None
+    assert "token_ids" not in body["choices"][0]
 
 
 async def test_a_stream_adds_up_to_the_whole_answer(client) -> None:
-    ask: dict[str, Any] = dict(model="policy", messages=HELLO, max_tokens=12, seed=3, n=2, logprobs=True, extra_body={"return_token_ids": True})
+    ask: dict[str, Any] = {
+        "model": "policy", "messages": HELLO, "max_tokens": 12, "seed": 3, "n": 2, "logprobs": True, "extra_body": {"return_token_ids": True}
+    }
     whole = await client.chat.completions.create(**ask)
     chunks = [chunk async for chunk in await client.chat.completions.create(**ask, stream=True, stream_options={"include_usage": True})]
     assert chunks[0].prompt_token_ids == whole.prompt_token_ids
     assert not any(hasattr(chunk, "prompt_token_ids") for chunk in chunks[1:])
-    assert {chunk.weight_version for chunk in chunks} == {"0"} and len({chunk.id for chunk in chunks}) == 1
-    assert chunks[-1].choices == [] and chunks[-1].usage == whole.usage
+    assert {chunk.weight_version for chunk in chunks} == {"0"}
+    assert len({chunk.id for chunk in chunks}) == 1
+    assert chunks[-1].choices == []
+    assert chunks[-1].usage == whole.usage
     assert all(chunk.usage is None for chunk in chunks[:-1])
     for expected in whole.choices:
         pieces = [choice for chunk in chunks for choice in chunk.choices if choice.index == expected.index]
@@ -109,17 +124,23 @@ async def test_a_stream_adds_up_to_the_whole_answer(client) -> None:
 
 
 async def test_a_stream_ends_with_the_mark_and_carries_no_usage_unless_asked(url) -> None:
-    async with aiohttp.ClientSession() as session:
-        async with session.post(f"{url}/chat/completions", json={"model": "policy", "messages": HELLO, "max_tokens": 2, "stream": True}) as answer:
-            assert answer.content_type == "text/event-stream"
-            text = await answer.text()
-    assert text.endswith("data: [DONE]\n\n") and "usage" not in text
+    async with aiohttp.ClientSession() as session, session.post(
+        f"{url}/chat/completions", json={"model": "policy", "messages": HELLO, "max_tokens": 2, "stream": True}
+    ) as answer:
+        assert answer.content_type == "text/event-stream"
+        text = await answer.text()
+    assert text.endswith("data: [DONE]\n\n")
+    assert "usage" not in text
 
 
 @pytest.mark.parametrize("stream", [False, True])
 async def test_the_end_token_is_in_the_ids_and_a_stop_text_is_not_in_the_content(client, saying, tokenizer, stream: bool) -> None:
-    ask: dict[str, Any] = dict(model="policy", messages=HELLO, max_tokens=20, temperature=0, extra_body={"return_token_ids": True})
-    for said, stops, content, ends in (("grüß", [], "grüß", True), ("one STOP two", ["STOP"], "one ", False), ("one STO", ["STOP"], "one STO", True)):
+    ask: dict[str, Any] = {"model": "policy", "messages": HELLO, "max_tokens": 20, "temperature": 0, "extra_body": {"return_token_ids": True}}
+    for said, stops, content, ends in (
+        ("grüß", [], "grüß", True),
+        ("one STOP two", ["STOP"], "one ", False),
+        ("one STO", ["STOP"], "one STO", True),
+    ):
         saying(said)
         if stream:
             pieces = [chunk.choices[0] async for chunk in await client.chat.completions.create(**ask, stop=stops, stream=True)]
@@ -136,7 +157,7 @@ async def test_the_end_token_is_in_the_ids_and_a_stop_text_is_not_in_the_content
 @pytest.mark.parametrize("stream", [False, True])
 async def test_a_tool_call_in_the_answer_becomes_a_tool_call(client, saying, stream: bool) -> None:
     saying('Sure. <tool_call>\n{"name": "add", "arguments": {"a": 1}}\n</tool_call>')
-    ask: dict[str, Any] = dict(model="policy", messages=HELLO, max_tokens=80, temperature=0, tools=TOOLS)
+    ask: dict[str, Any] = {"model": "policy", "messages": HELLO, "max_tokens": 80, "temperature": 0, "tools": TOOLS}
     if stream:
         chunks = [chunk.choices[0] async for chunk in await client.chat.completions.create(**ask, stream=True)]
         message, reason = chunks[-1].delta, chunks[-1].finish_reason
@@ -174,7 +195,12 @@ async def test_tools_and_tool_messages_reach_the_chat_template(url, tokenizer) -
         ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]}, 400, "unsupported_content", "`image_url`"),
         ({"messages": [{"role": "user", "content": [{"type": "input_audio"}]}]}, 400, "unsupported_content", "`input_audio`"),
         ({"messages": [{"role": "assistant", "content": "x", "audio": {"id": "a"}}]}, 400, "unsupported_parameter", "`audio`"),
-        ({"messages": [{"role": "user", "content": "x" * 300}]}, 400, "context_length_exceeded", "context is 256 tokens; the messages have 3"),
+        (
+            {"messages": [{"role": "user", "content": "x" * 300}]},
+            400,
+            "context_length_exceeded",
+            "context is 256 tokens; the messages have 3",
+        ),
         ({"max_tokens": 250}, 400, "context_length_exceeded", "and 250 for the answer"),
         ({"max_tokens": 0}, 400, "invalid_value", "`max_tokens`"),
         ({"max_completion_tokens": 1.5}, 400, "invalid_value", "`max_completion_tokens`"),
@@ -202,14 +228,24 @@ async def test_tools_and_tool_messages_reach_the_chat_template(url, tokenizer) -
     ],
 )
 @pytest.mark.parametrize("stream", [False, True])
-async def test_what_cannot_be_served_is_refused_by_name(url, change: dict[str, Any], status: int, code: str, says: str, stream: bool) -> None:
+async def test_what_cannot_be_served_is_refused_by_name(
+    url, change: dict[str, Any], status: int, code: str, says: str, stream: bool
+) -> None:
     got, body = await post(url, {"model": "policy", "messages": HELLO, "stream": stream, **change})
     assert (got, body["error"]["code"]) == (status, code)
-    assert says in body["error"]["message"] and body["error"]["type"] == "invalid_request_error"
+    assert says in body["error"]["message"]
+    assert body["error"]["type"] == "invalid_request_error"
 
 
 async def test_values_that_change_nothing_are_accepted(url) -> None:
-    neutral = {"frequency_penalty": 0, "presence_penalty": 0.0, "logit_bias": {}, "response_format": {"type": "text"}, "top_k": -1, "modalities": ["text"]}
+    neutral = {
+        "frequency_penalty": 0,
+        "presence_penalty": 0.0,
+        "logit_bias": {},
+        "response_format": {"type": "text"},
+        "top_k": -1,
+        "modalities": ["text"],
+    }
     harmless = {"user": "me", "metadata": {"a": "b"}, "store": False, "parallel_tool_calls": True, "tool_choice": "auto", "audio": None}
     assert (await post(url, {"model": "policy", "messages": HELLO, "max_tokens": 1, **neutral, **harmless}))[0] == 200
 
@@ -217,7 +253,8 @@ async def test_values_that_change_nothing_are_accepted(url) -> None:
 @pytest.mark.parametrize("body", [b"{", b"[1]", b'"text"', b"\xff"])
 async def test_a_body_that_is_no_json_object_is_refused(url, body: bytes) -> None:
     status, answer = await post(url, body)
-    assert status == 400 and "JSON" in answer["error"]["message"]
+    assert status == 400
+    assert "JSON" in answer["error"]["message"]
 
 
 async def test_the_client_sees_its_own_kinds_of_error(client) -> None:
@@ -231,7 +268,8 @@ async def test_the_client_sees_its_own_kinds_of_error(client) -> None:
 async def test_a_template_that_refuses_names_its_reason(engine, url, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine.tokenizer, "chat_template", "{{ raise_exception('roles must alternate') }}")
     status, body = await post(url, {"model": "policy", "messages": HELLO})
-    assert (status, body["error"]["code"]) == (400, "chat_template_error") and "roles must alternate" in body["error"]["message"]
+    assert (status, body["error"]["code"]) == (400, "chat_template_error")
+    assert "roles must alternate" in body["error"]["message"]
 
 
 async def test_models_and_health(url) -> None:
@@ -264,7 +302,9 @@ async def test_an_engine_that_fails_is_a_server_error(model, url) -> None:
     model.forward = lambda **inputs: (_ for _ in ()).throw(RuntimeError("out of memory"))
     for stream in (False, True):
         status, body = await post(url, {"model": "policy", "messages": HELLO, "stream": stream})
-        assert status == 503 and "out of memory" in body["error"]["message"] and body["error"]["type"] == "server_error"
+        assert status == 503
+        assert "out of memory" in body["error"]["message"]
+        assert body["error"]["type"] == "server_error"
 
 
 async def test_the_version_of_an_answer_follows_the_weights(engine, url) -> None:
@@ -287,7 +327,8 @@ async def test_by_default_it_listens_on_this_machine_only(engine) -> None:
     url = await server.start()
     await server.stop()
     await server.stop()
-    assert url.startswith("http://127.0.0.1:") and url.endswith("/v1")
+    assert url.startswith("http://127.0.0.1:")
+    assert url.endswith("/v1")
 
 
 async def test_pieces_of_text_never_have_to_be_taken_back(tokenizer) -> None:
@@ -303,4 +344,5 @@ async def test_what_is_no_well_formed_call_stays_text() -> None:
     for text in ("plain", "<tool_call>not json</tool_call>", '<tool_call>{"arguments": {}}</tool_call>', "<tool_call>[1]</tool_call>"):
         assert split_tool_calls(text, "c") == (text, [])
     content, calls = split_tool_calls('a <tool_call>{"name": "f"}</tool_call><tool_call>{"name": "g", "arguments": {"x": 1}}', "c")
-    assert content == "a" and [(call["id"], call["function"]["arguments"]) for call in calls] == [("c-0", "{}"), ("c-1", '{"x":1}')]
+    assert content == "a"
+    assert [(call["id"], call["function"]["arguments"]) for call in calls] == [("c-0", "{}"), ("c-1", '{"x":1}')]

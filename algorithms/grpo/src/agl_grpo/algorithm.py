@@ -49,7 +49,9 @@ class GRPO(Algorithm):
 
     def __init__(self, model: str | Path | None = None, **options: Any) -> None:
         if model is None:
-            raise ConfigError("GRPO needs `model=`: the folder of a Hugging Face causal LM, or a hub id such as `Qwen/Qwen2.5-0.5B-Instruct`")
+            raise ConfigError(
+                "GRPO needs `model=`: the folder of a Hugging Face causal LM, or a hub id such as `Qwen/Qwen2.5-0.5B-Instruct`"
+            )
         self.model = str(model)
         self.options: Options = read_options(options)
 

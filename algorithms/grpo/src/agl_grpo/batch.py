@@ -209,7 +209,16 @@ class Batch:
         last = self.size - 1
         if index != last:
             self.slots.copy(last, [index], int(self._lengths[last]))
-            for array in (self._lengths, self._counts, self._limits, self._temperatures, self._top_p, self._keys, self._tokens, self._logprobs):
+            for array in (
+                self._lengths,
+                self._counts,
+                self._limits,
+                self._temperatures,
+                self._top_p,
+                self._keys,
+                self._tokens,
+                self._logprobs,
+            ):
                 array[index] = array[last]
             self.rows[index] = self.rows[last]
         self.rows.pop()

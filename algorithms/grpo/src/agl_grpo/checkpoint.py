@@ -64,12 +64,18 @@ def load(folder: str | os.PathLike[str], learner: Learner) -> dict[str, Any]:
     """
     source = Path(folder)
     if not (source / "state.json").is_file():
-        raise ConfigError(f"`{source}` is no checkpoint: it has no `state.json`; checkpoints beside it: {[path.name for path in _complete(source.parent)] or 'none'}")
+        raise ConfigError(
+            f"`{source}` is no checkpoint: it has no `state.json`; checkpoints beside it: {[path.name for path in _complete(source.parent)] or 'none'}"
+        )
     state = msgspec.json.decode((source / "state.json").read_bytes())
     if state["format"] > _FORMAT:
-        raise ConfigError(f"checkpoint `{source}` has format {state['format']}, this version of `agl-grpo` reads up to {_FORMAT}; upgrade it")
+        raise ConfigError(
+            f"checkpoint `{source}` has format {state['format']}, this version of `agl-grpo` reads up to {_FORMAT}; upgrade it"
+        )
     if not (source / _weights_name(learner)).is_dir():
-        raise ConfigError(f"checkpoint `{source}` has no `{_weights_name(learner)}`: it was made {'without' if _adapted(learner) else 'with'} LoRA; load the model the same way")
+        raise ConfigError(
+            f"checkpoint `{source}` has no `{_weights_name(learner)}`: it was made {'without' if _adapted(learner) else 'with'} LoRA; load the model the same way"
+        )
     _load_weights(source / _weights_name(learner), learner)
     _load_moments(learner, load_file(source / "optimizer.safetensors"), state["groups"], source)
     learner.steps, learner.updates = state["steps"], state["updates"]
@@ -114,7 +120,9 @@ def _load_weights(folder: Path, learner: Learner) -> None:
 
 def _moments(learner: Learner) -> dict[str, Tensor]:
     state = learner.optimizer.state
-    return {f"{name}|{key}": value.contiguous() for name, parameter in learner.named.items() for key, value in state.get(parameter, {}).items()}
+    return {
+        f"{name}|{key}": value.contiguous() for name, parameter in learner.named.items() for key, value in state.get(parameter, {}).items()
+    }
 
 
 def _load_moments(learner: Learner, moments: dict[str, Tensor], groups: list[dict[str, Any]], source: Path) -> None:
@@ -125,7 +133,9 @@ def _load_moments(learner: Learner, moments: dict[str, Tensor], groups: list[dic
     for key, value in moments.items():
         name, field = key.rsplit("|", 1)
         parameter = learner.named[name]
-        learner.optimizer.state[parameter][field] = value if field == "step" and parameter.device.type == "cpu" else value.to(parameter.device)
+        learner.optimizer.state[parameter][field] = (
+            value if field == "step" and parameter.device.type == "cpu" else value.to(parameter.device)
+        )
     for group, saved in zip(learner.optimizer.param_groups, groups, strict=True):
         group["lr"] = saved["lr"]
 

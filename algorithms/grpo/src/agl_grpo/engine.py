@@ -196,7 +196,9 @@ class Engine:
         prompt = np.asarray(prompt_ids, dtype=np.int64)
         room = self.max_model_len - len(prompt)
         if room < 1 or not len(prompt):
-            raise EngineError(f"the prompt has {len(prompt)} tokens; with an answer it must fit into {self.max_model_len}, and not be empty")
+            raise EngineError(
+                f"the prompt has {len(prompt)} tokens; with an answer it must fit into {self.max_model_len}, and not be empty"
+            )
         if not 1 <= sampling.n <= self.max_batch:
             raise EngineError(f"`n` is {sampling.n}; it must be between 1 and `max_batch`, which is {self.max_batch}")
         seed = sampling.seed if sampling.seed is not None else int(self._seeds.integers(2**63))

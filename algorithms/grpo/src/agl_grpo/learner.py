@@ -22,8 +22,8 @@ from agl.errors import ConfigError
 from agl.transition import Row
 from agl_grpo.heads import logits_at, plain
 from agl_grpo.losses import AGGREGATIONS, entropy, kl_loss, policy_loss
-from agl_grpo.memory import keep_freed_memory
 from agl_grpo.masks import Masks
+from agl_grpo.memory import keep_freed_memory
 from agl_grpo.packing import Example, MicroBatch, bundles, check, micro_batches, pack
 from agl_grpo.schedules import Schedule
 
@@ -73,8 +73,15 @@ class Learner:
     ) -> None:
         if aggregation not in AGGREGATIONS:
             raise ConfigError(f"`aggregation` must be one of {', '.join(AGGREGATIONS)}, given was `{aggregation}`")
-        if min(minibatches, epochs, micro_batch_tokens) < 1 or lr <= 0 or max_grad_norm <= 0 or min(clip_low, clip_high, kl_coef, weight_decay) < 0:
-            raise ConfigError("`minibatches`, `epochs`, `micro_batch_tokens`, `lr` and `max_grad_norm` must be positive, clips, `kl_coef` and `weight_decay` not negative")
+        if (
+            min(minibatches, epochs, micro_batch_tokens) < 1
+            or lr <= 0
+            or max_grad_norm <= 0
+            or min(clip_low, clip_high, kl_coef, weight_decay) < 0
+        ):
+            raise ConfigError(
+                "`minibatches`, `epochs`, `micro_batch_tokens`, `lr` and `max_grad_norm` must be positive, clips, `kl_coef` and `weight_decay` not negative"
+            )
         self.model, self.lr, self.max_grad_norm = model, lr, max_grad_norm
         self.clip_low, self.clip_high, self.kl_coef = clip_low, clip_high, kl_coef
         self.minibatches, self.epochs, self.micro_batch_tokens = minibatches, epochs, micro_batch_tokens
@@ -104,7 +111,7 @@ class Learner:
             advantages: (K,) one per row, or for a row (S,) one per token.
 
         Returns:
-            Metrics by name. Averages are over the tokens that were computed: rows without an advantage are left out unless there is a KL.
+            Metrics by name; `computed_tokens` counts padding, and common beginnings once. Averages are over the tokens that were computed: rows without an advantage are left out unless there is a KL.
             `mismatch_kl` is of the first minibatch, before any change of the weights: how far trainer and sampler are apart.
 
         Raises:
@@ -148,7 +155,7 @@ class Learner:
             watched["kl"] = kl.detach().sum()
         total = (loss * batch.weights.to(loss.dtype)).sum()
         sums["tokens"] += len(batch.targets)
-        sums["padded"] += batch.input_ids.numel()
+        sums["computed_tokens"] += batch.input_ids.numel()
         for name, value in {**watched, "loss": total.detach()}.items():
             sums[name] = max(sums[name], float(value)) if name == "ratio_max" else sums[name] + float(value)
         return total
@@ -199,7 +206,8 @@ class Learner:
             "rows": float(len(rows)),
             "trained_tokens": float(sum(sum(row.mask) for row in rows)),
             "seconds": seconds,
-            "tokens_per_second": sums["padded"] / seconds,
+            "computed_tokens": sums["computed_tokens"],
+            "tokens_per_second": sum(len(row.token_ids) for row in rows) / seconds,
         }
 
 

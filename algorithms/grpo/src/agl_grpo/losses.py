@@ -114,7 +114,11 @@ def constant(rows: Sequence[Row], horizon: int = 1024) -> list[float]:
     return [1.0 / (len(_tokens_of(rows)) * horizon) for _ in rows]
 
 
-AGGREGATIONS: dict[str, Callable[[Sequence[Row]], list[float]]] = {"rollout_mean": rollout_mean, "token_mean": token_mean, "constant": constant}
+AGGREGATIONS: dict[str, Callable[[Sequence[Row]], list[float]]] = {
+    "rollout_mean": rollout_mean,
+    "token_mean": token_mean,
+    "constant": constant,
+}
 """Ways to weigh the tokens of a step, by name."""
 
 

@@ -30,7 +30,9 @@ class LoRA:
     """Folder of an adapter to go on with."""
 
 
-def load_policy(path: str | os.PathLike[str], *, dtype: torch.dtype = torch.float32, device: str = "auto", lora: LoRA | None = None) -> tuple[nn.Module, Any]:
+def load_policy(
+    path: str | os.PathLike[str], *, dtype: torch.dtype = torch.float32, device: str = "auto", lora: LoRA | None = None
+) -> tuple[nn.Module, Any]:
     """Loads a causal LM with its tokenizer.
 
     Args:
@@ -75,8 +77,16 @@ def _source(name: str) -> str:
         return str(folder)
     if folder.exists():
         raise ConfigError(f"the model `{name}` is a file; give the folder that has its `config.json`")
-    if name.startswith((".", "/", "~")) or name.count("/") != 1 or os.sep in name.replace("/", "", 1) or folder.parent.is_dir() and str(folder.parent) != ".":
-        raise ConfigError(f"there is no folder `{name}` (looked for `{folder.absolute()}`); give a folder with `config.json`, weights and tokenizer, or a hub id such as `owner/name`")
+    if (
+        name.startswith((".", "/", "~"))
+        or name.count("/") != 1
+        or os.sep in name.replace("/", "", 1)
+        or (folder.parent.is_dir()
+        and str(folder.parent) != ".")
+    ):
+        raise ConfigError(
+            f"there is no folder `{name}` (looked for `{folder.absolute()}`); give a folder with `config.json`, weights and tokenizer, or a hub id such as `owner/name`"
+        )
     return name
 
 
@@ -92,7 +102,9 @@ def _check_folder(folder: Path, name: str) -> None:
         missing.append("a tokenizer (`tokenizer.json`)")
     if missing:
         found = sorted(item.name for item in folder.iterdir())[:8]
-        raise ConfigError(f"the folder `{name}` is no model: it lacks {', '.join(missing)}; it has {found or 'nothing'}. Save one with `model.save_pretrained(folder)` and `tokenizer.save_pretrained(folder)`")
+        raise ConfigError(
+            f"the folder `{name}` is no model: it lacks {', '.join(missing)}; it has {found or 'nothing'}. Save one with `model.save_pretrained(folder)` and `tokenizer.save_pretrained(folder)`"
+        )
 
 
 def _failure(name: str, error: Exception) -> str:

@@ -55,6 +55,10 @@ class Bundle:
         """Tokens that the model must read."""
         return self.shared + sum(example.length - self.shared for example in self.examples)
 
+    def least_shared(self) -> int:
+        """How much another row must have in common: a stranger would shrink the beginning that siblings share."""
+        return max(_WORTH_SHARING, self.shared * 4 // 5 if len(self.examples) > 1 else 0)
+
     def with_row(self, example: Example) -> Bundle:
         """The bundle with one more row."""
         most = min(self.shared, example.length)
@@ -144,9 +148,8 @@ def bundles(examples: Sequence[Example], longest: int) -> list[Bundle]:
     """
     found: list[Bundle] = []
     for example in sorted(examples, key=lambda item: item.row.token_ids):
-        last = found[-1] if found and longest else None
-        grown = last.with_row(example) if last is not None else None
-        if last is not None and grown is not None and grown.length <= longest and grown.shared >= max(_WORTH_SHARING, 0.8 * last.shared):
+        grown = found[-1].with_row(example) if found and longest else None
+        if grown is not None and grown.length <= longest and grown.shared >= found[-1].least_shared():
             found[-1] = grown
         else:
             found.append(Bundle((example,), example.length))

@@ -16,7 +16,16 @@ import msgspec
 from agl_grpo.sampling import Sampling
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
-_IGNORED = {"user", "metadata", "store", "service_tier", "parallel_tool_calls", "safety_identifier", "prompt_cache_key", "prompt_cache_retention"}
+_IGNORED = {
+    "user",
+    "metadata",
+    "store",
+    "service_tier",
+    "parallel_tool_calls",
+    "safety_identifier",
+    "prompt_cache_key",
+    "prompt_cache_retention",
+}
 _SERVED = {
     "messages", "model", "temperature", "top_p", "max_tokens", "max_completion_tokens", "stop", "seed", "n", "logprobs", "top_logprobs",
     "stream", "stream_options", "tools", "tool_choice", "return_token_ids", "chat_template_kwargs",
@@ -74,7 +83,12 @@ def parse(body: Any, models: tuple[str, ...]) -> ChatRequest:
     if not isinstance(body, dict):
         raise RequestError("the body must be a JSON object")
     if body.get("model") not in models:
-        raise RequestError(f"the model `{body.get('model')}` does not exist; this engine serves {_names(models)}", param="model", code="model_not_found", status=404)
+        raise RequestError(
+            f"the model `{body.get('model')}` does not exist; this engine serves {_names(models)}",
+            param="model",
+            code="model_not_found",
+            status=404,
+        )
     given = {name: value for name, value in body.items() if value is not None}
     _refuse(given)
     options = given.get("stream_options", {})
@@ -113,7 +127,11 @@ def _number(given: Mapping[str, Any], name: str, default: float, low: float, hig
     value = given.get(name, default)
     fits = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and low <= value <= high
     if not fits or (above and value == low):
-        raise RequestError(f"`{name}` must be a number {'above' if above else 'from'} {low:g} {'up ' if above else ''}to {high:g}, given was {value!r}", param=name, code="invalid_value")
+        raise RequestError(
+            f"`{name}` must be a number {'above' if above else 'from'} {low:g} {'up ' if above else ''}to {high:g}, given was {value!r}",
+            param=name,
+            code="invalid_value",
+        )
     return float(value)
 
 
@@ -134,7 +152,9 @@ def _sampling(given: Mapping[str, Any]) -> Sampling:
     stop = given.get("stop", [])
     stop = [stop] if isinstance(stop, str) else stop
     if not isinstance(stop, list) or not all(isinstance(item, str) and item for item in stop):
-        raise RequestError(f"`stop` must be a text or a list of texts, none of them empty, given was {stop!r}", param="stop", code="invalid_value")
+        raise RequestError(
+            f"`stop` must be a text or a list of texts, none of them empty, given was {stop!r}", param="stop", code="invalid_value"
+        )
     return Sampling(
         temperature=_number(given, "temperature", 1.0, 0.0, 2.0),
         top_p=_number(given, "top_p", 1.0, 0.0, 1.0, above=True),
@@ -149,7 +169,11 @@ def _sampling(given: Mapping[str, Any]) -> Sampling:
 def _tools(given: Mapping[str, Any]) -> list[dict[str, Any]] | None:
     choice = given.get("tool_choice", "auto")
     if choice not in ("auto", "none"):
-        raise RequestError(f'`tool_choice` can be "auto" or "none", given was {choice!r}: this engine cannot force a call', param="tool_choice", code="unsupported_parameter")
+        raise RequestError(
+            f'`tool_choice` can be "auto" or "none", given was {choice!r}: this engine cannot force a call',
+            param="tool_choice",
+            code="unsupported_parameter",
+        )
     tools = _kind(given, "tools", list, [])
     if not all(isinstance(tool, dict) and tool.get("type") == "function" and isinstance(tool.get("function"), dict) for tool in tools):
         raise RequestError('each of `tools` must be an object of type "function"', param="tools", code="invalid_value")
@@ -171,7 +195,10 @@ def _message(value: Any, where: str) -> dict[str, Any]:
     for name in ("audio", "function_call"):
         if value.get(name) is not None:
             raise RequestError(f"this engine does not support `{name}` in a message", param=f"{where}.{name}", code="unsupported_parameter")
-    message: dict[str, Any] = {"role": "system" if role == "developer" else role, "content": _content(value.get("content"), f"{where}.content")}
+    message: dict[str, Any] = {
+        "role": "system" if role == "developer" else role,
+        "content": _content(value.get("content"), f"{where}.content"),
+    }
     for name in ("name", "tool_call_id", "reasoning_content"):
         if value.get(name) is not None:
             message[name] = value[name]
@@ -190,7 +217,11 @@ def _content(value: Any, where: str) -> str:
     for index, part in enumerate(value):
         kind = part.get("type") if isinstance(part, dict) else None
         if kind != "text" or not isinstance(part.get("text"), str):
-            raise RequestError(f"`{where}[{index}]` is of type `{kind}`; this engine reads text only", param=f"{where}[{index}]", code="unsupported_content")
+            raise RequestError(
+                f"`{where}[{index}]` is of type `{kind}`; this engine reads text only",
+                param=f"{where}[{index}]",
+                code="unsupported_content",
+            )
     return "".join(part["text"] for part in value)
 
 

@@ -23,7 +23,9 @@ class Schedule:
         if self.kind not in SCHEDULES:
             raise ConfigError(f"`schedule` must be one of {', '.join(SCHEDULES)}, given was `{self.kind}`")
         if self.kind != "constant" and (self.total is None or self.total <= self.warmup):
-            raise ConfigError(f"schedule `{self.kind}` needs `total` optimiser steps, more than its {self.warmup} of warm-up; given was {self.total}")
+            raise ConfigError(
+                f"schedule `{self.kind}` needs `total` optimiser steps, more than its {self.warmup} of warm-up; given was {self.total}"
+            )
 
     def factor(self, step: int) -> float:
         """Factor of the learning rate at optimiser step `step`, counted from 0."""

@@ -102,7 +102,9 @@ class Server:
                 chat.messages, tools=chat.tools, add_generation_prompt=True, tokenize=True, return_dict=False, **chat.template_options
             )
         except Exception as error:
-            raise RequestError(f"the chat template refuses these messages: {error}", param="messages", code="chat_template_error") from error
+            raise RequestError(
+                f"the chat template refuses these messages: {error}", param="messages", code="chat_template_error"
+            ) from error
         room, asked = self.engine.max_model_len - len(ids), chat.sampling.max_tokens
         if room < (asked or 1):
             wants = f"and {asked} for the answer " if asked else ""
@@ -112,7 +114,11 @@ class Server:
                 code="context_length_exceeded",
             )
         if chat.sampling.n > self.engine.max_batch:
-            raise RequestError(f"`n` is {chat.sampling.n}; this engine samples at most {self.engine.max_batch} answers at once", param="n", code="invalid_value")
+            raise RequestError(
+                f"`n` is {chat.sampling.n}; this engine samples at most {self.engine.max_batch} answers at once",
+                param="n",
+                code="invalid_value",
+            )
         return list(ids)
 
     async def _complete(self, chat: ChatRequest, prompt_ids: list[int]) -> web.Response:
@@ -126,7 +132,12 @@ class Server:
 
     def _choice(self, chat: ChatRequest, index: int, answer: Answer, name: str) -> dict[str, Any]:
         message, reason = self._message(chat, answer.text, answer.finish_reason, f"{name}-{index}")
-        choice: dict[str, Any] = {"index": index, "message": {"role": "assistant", "refusal": None, **message}, "finish_reason": reason, "logprobs": None}
+        choice: dict[str, Any] = {
+            "index": index,
+            "message": {"role": "assistant", "refusal": None, **message},
+            "finish_reason": reason,
+            "logprobs": None,
+        }
         if chat.logprobs:
             choice["logprobs"] = {"content": self._logprobs(answer.token_ids, answer.logprobs, answer.top), "refusal": None}
         if chat.token_ids:
@@ -142,7 +153,13 @@ class Server:
         return {"content": text}, reason
 
     def _head(self, kind: str, version: str) -> dict[str, Any]:
-        return {"id": f"chatcmpl-{secrets.token_hex(12)}", "object": kind, "created": int(time.time()), "model": self.model, "weight_version": version}
+        return {
+            "id": f"chatcmpl-{secrets.token_hex(12)}",
+            "object": kind,
+            "created": int(time.time()),
+            "model": self.model,
+            "weight_version": version,
+        }
 
     def _logprobs(self, ids: Sequence[int], logprobs: Sequence[float], top: Sequence[list[tuple[int, float]]]) -> list[dict[str, Any]]:
         rows = top or [[]] * len(ids)
@@ -193,7 +210,10 @@ class _Chunks:
 
     def opening(self) -> bytes:
         """Role of each choice, and the prompt's ids."""
-        choices = [{"index": index, "delta": {"role": "assistant", "content": ""}, "finish_reason": None, "logprobs": None} for index in range(len(self._text))]
+        choices = [
+            {"index": index, "delta": {"role": "assistant", "content": ""}, "finish_reason": None, "logprobs": None}
+            for index in range(len(self._text))
+        ]
         return self._event(choices, **({"prompt_token_ids": self.prompt_ids} if self.chat.token_ids else {}))
 
     def chunk(self, delta: Delta) -> bytes:

@@ -65,7 +65,8 @@ class _SlotLayer(CacheLayerMixin):
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         place = self.place
-        assert self.keys is not None and self.values is not None
+        assert self.keys is not None
+        assert self.values is not None
         self.keys[place.rows, :, place.positions] = key_states.transpose(1, 2)
         self.values[place.rows, :, place.positions] = value_states.transpose(1, 2)
         span = slice(place.first, place.last), slice(None), slice(0, place.length)
@@ -104,7 +105,9 @@ class Slots:
         self.device = next(model.parameters()).device
         self.masks = Masks(model)
         if why := self.masks.unsupported():
-            raise EngineError(f"the engine cannot serve this `{self.config.model_type}` model: {why}. Or serve it with another engine, such as vLLM")
+            raise EngineError(
+                f"the engine cannot serve this `{self.config.model_type}` model: {why}. Or serve it with another engine, such as vLLM"
+            )
         self._place = _Place()
         self._place.capacity = (0, 0)
         self._layers = [_SlotLayer(self._place) for _ in range(self.config.num_hidden_layers)]
@@ -131,13 +134,13 @@ class Slots:
         place.positions = positions
         place.first, place.last, place.length = first, first + rows, int(starts.max()) + width
         keys = torch.arange(place.length, device=self.device)[None]  # (1, L)
-        inputs = dict(
-            input_ids=torch.from_numpy(tokens).to(self.device),
-            attention_mask=self.masks.make(keys <= positions[:, None, :, None], positions, keys),
-            position_ids=positions,
-            past_key_values=self._cache,
-            use_cache=True,
-        )
+        inputs = {
+            "input_ids": torch.from_numpy(tokens).to(self.device),
+            "attention_mask": self.masks.make(keys <= positions[:, None, :, None], positions, keys),
+            "position_ids": positions,
+            "past_key_values": self._cache,
+            "use_cache": True,
+        }
         if width == 1:
             return self.model(**inputs).logits[:, 0]
         index = torch.arange(rows, device=self.device)
@@ -168,7 +171,9 @@ class Slots:
         """Keeps a prompt's keys and values for prompts that begin like it."""
         if len(prompt) > _BLOCK and self.prefixes.limit:
             length = len(prompt)
-            self.prefixes.put(prompt, [(keys[slot, :, :length].clone(), values[slot, :, :length].clone()) for keys, values in self._stores()])
+            self.prefixes.put(
+                prompt, [(keys[slot, :, :length].clone(), values[slot, :, :length].clone()) for keys, values in self._stores()]
+            )
 
     def fill(self, slot: int, length: int, known: Pairs) -> None:
         """Puts the first `length` positions of a remembered prompt (`prefixes.longest`) into a slot."""

@@ -41,7 +41,8 @@ def wilson(successes: float, n: int) -> tuple[float, float]:
     share, squared = successes / n, Z * Z
     centre = (share + squared / (2 * n)) / (1 + squared / n)
     half = Z * math.sqrt(share * (1 - share) / n + squared / (4 * n * n)) / (1 + squared / n)
-    return max(0.0, centre - half), min(1.0, centre + half)
+    # The ends are exact where they meet the edge, which rounding would miss.
+    return 0.0 if successes == 0 else centre - half, 1.0 if successes == n else centre + half
 
 
 def change(before: Sequence[float], after: Sequence[float]) -> Estimate | None:

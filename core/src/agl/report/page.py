@@ -13,7 +13,7 @@ from agl.report.data import ReportData
 from agl.report.intervals import Estimate
 from agl.report.pairs import Pair, kind_of
 from agl.report.plot import LABELS, make_chart, unit_rewards
-from agl.report.trees import Message, RolloutView, text_of, view
+from agl.report.trees import RolloutView, text_of, view
 from agl.results import Evaluation, RolloutResult
 from agl.tasks import Mode
 
@@ -77,7 +77,7 @@ def render(data: ReportData) -> str:
         range=interval_text,
         clock=clock,
         is_long=is_long,
-        all_short=all_short,
+        is_brief=is_brief,
     )
     evaluated = data.after or data.before
     return environment.get_template("report.html.j2").render(
@@ -165,9 +165,9 @@ def is_long(value: str) -> bool:
     return len(value) > LONG_TEXT or value.count("\n") >= LONG_LINES
 
 
-def all_short(messages: Sequence[Message]) -> bool:
-    """Whether a span's details are shown without being asked for."""
-    return len(messages) <= 3 and all(len(message.text) <= 120 and message.text.count("\n") < 3 for message in messages)
+def is_brief(value: str) -> bool:
+    """Whether an input or output of a span is shown without being asked for."""
+    return len(value) <= 160 and value.count("\n") < 3
 
 
 def number(value: Any, digits: int = 3) -> str:

@@ -16,6 +16,10 @@ from agl.transitions import RoleFilter, Transition, call_of, transitions_of
 
 TEXT_LIMIT = 20_000
 """Characters of one text that a page holds; the store has the rest."""
+COMPACT = 140
+"""Characters of a JSON value that stands on one line."""
+_OF_A_PLUGIN = re.compile(r"^agl\.\w+\.")
+"""Names under which plugins keep their own records, which say nothing to a reader."""
 _PREFIX = re.compile(r"^(agl|gen_ai(\.tool(\.call)?)?)\.(?=\w+$)")
 
 
@@ -202,7 +206,8 @@ def _choice_text(choice: Mapping[str, Any]) -> str:
 
 def _details(span: Span) -> tuple[Message, ...]:
     skipped = ("gen_ai.operation.name", "gen_ai.tool.name")
-    shown = {name: value for name, value in span.attributes.items() if name not in skipped and value is not None}
+    given = {name: value for name, value in span.attributes.items() if name not in skipped and value is not None}
+    shown = {name: value for name, value in given.items() if not _OF_A_PLUGIN.match(name)}
     if span.parent_id is None:
         shown.pop("output", None)  # stands on the rollout
     return tuple(Message(_PREFIX.sub("", name), text_of(value)) for name, value in shown.items())
@@ -210,7 +215,10 @@ def _details(span: Span) -> tuple[Message, ...]:
 
 def text_of(value: Any) -> str:
     """A JSON value as text to read."""
-    return _cut(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, indent=1, default=str))
+    if isinstance(value, str):
+        return _cut(value)
+    line = json.dumps(value, ensure_ascii=False, default=str)
+    return line if len(line) <= COMPACT else _cut(json.dumps(value, ensure_ascii=False, default=str, indent=1))
 
 
 def _cut(text: str) -> str:

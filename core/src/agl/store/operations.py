@@ -45,7 +45,7 @@ def span_row(span: Span) -> dict[str, Any]:
     """A span as a row; attributes that JSON cannot hold are kept as their `repr`."""
     try:
         body = _encode(span)
-    except (TypeError, ValueError, OverflowError, RecursionError):
+    except Exception:  # of the user's values, whose `repr` may raise anything
         attributes = {printable(str(name)): _as_json(value) for name, value in span.attributes.items()}
         texts = {name: printable(text) for name in ("name", "role", "error") if (text := getattr(span, name)) is not None}
         body = _encode(msgspec.structs.replace(span, attributes=attributes, **texts))
@@ -65,10 +65,10 @@ def printable(text: str) -> str:
 def _as_json(value: Any) -> Any:
     try:
         return msgspec.json.decode(_encode(value))
-    except (TypeError, ValueError, OverflowError, RecursionError):
+    except Exception:
         try:
             return printable(repr(value))
-        except Exception as error:  # a repr of the user's that fails
+        except Exception as error:
             return f"<{type(value).__name__}: {type(error).__name__}>"
 
 

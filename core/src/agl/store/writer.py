@@ -30,6 +30,10 @@ class _Asked:
         self.value: Any = None
         self.error: BaseException | None = None
 
+    def given_up(self) -> bool:
+        """Whether the caller was cancelled: a claim, say, must not be left to nobody."""
+        return self.future is not None and self.future.cancelled()
+
     def acknowledge(self) -> None:
         """Wake the caller; runs in its loop."""
         assert self.future is not None
@@ -92,8 +96,7 @@ class Writer:
                 except queue.Empty:
                     break
             open_ = None not in batch
-            # Who was cancelled before the start does not want it any more: a claim, say, must not be left to nobody.
-            asked = [item for item in batch if item is not None and not (item.future is not None and item.future.cancelled())]
+            asked = [item for item in batch if item is not None]
             self._commit(asked)
             _acknowledge(asked)
 
@@ -103,7 +106,8 @@ class Writer:
         try:
             with self._engine.begin() as connection:
                 for item in batch:
-                    item.value = item.operation(connection)
+                    if not item.given_up():
+                        item.value = item.operation(connection)
         except BaseException as error:  # the thread must live: everyone waits for it
             if len(batch) == 1:
                 batch[0].error = readable(error, self._where)

@@ -71,9 +71,13 @@ def tokens() -> dict[str, torch.Tensor]:
     [("seq-mean-token-mean", rollout_mean, {}), ("token-mean", token_mean, {}), ("seq-mean-token-sum-norm", constant, {"horizon": 6})],
 )
 @pytest.mark.parametrize(("low", "high"), [(0.2, 0.2), (0.2, 0.28), (0.05, 0.4)])
-def test_loss_gradient_and_metrics_are_those_of_verls_vanilla_loss(tokens, make_row, mode: str, weigh: Any, options: dict[str, Any], low: float, high: float) -> None:
+def test_loss_gradient_and_metrics_are_those_of_verls_vanilla_loss(
+    tokens, make_row, mode: str, weigh: Any, options: dict[str, Any], low: float, high: float
+) -> None:
     # Without verl's third bound for negative advantages (dual clip), which this package does not have.
-    config = FSDPActorConfig(clip_ratio=low, clip_ratio_low=low, clip_ratio_high=high, clip_ratio_c=1e12, rollout_n=4, ppo_micro_batch_size_per_gpu=1)
+    config = FSDPActorConfig(
+        clip_ratio=low, clip_ratio_low=low, clip_ratio_high=high, clip_ratio_c=1e12, rollout_n=4, ppo_micro_batch_size_per_gpu=1
+    )
     theirs_new = tokens["new"].clone().requires_grad_()
     theirs, metrics = core_algos.compute_policy_loss_vanilla(tokens["old"], theirs_new, tokens["advantages"], tokens["mask"], mode, config)
     theirs.backward()
