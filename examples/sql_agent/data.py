@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import random
 import sqlite3
 import zlib
@@ -68,13 +69,16 @@ def make_databases(directory: str | Path, *, seed: int = 0, tables: Sequence[Tab
     paths = []
     for db_id in dict.fromkeys(table.database for table in tables):
         path = folder / f"{db_id}.sqlite"
-        path.unlink(missing_ok=True)
-        connection = sqlite3.connect(path)
+        # Made aside and then moved into place, so that a run that reads the folder at the same time never meets half a database.
+        draft = folder / f".{db_id}.{os.getpid()}"
+        draft.unlink(missing_ok=True)
+        connection = sqlite3.connect(draft)
         rng = random.Random(f"{seed}/{db_id}")
         with connection:
             for table in (table for table in tables if table.database == db_id):
                 _fill(connection, table, rng)
         connection.close()
+        draft.replace(path)
         paths.append(path)
     return paths
 

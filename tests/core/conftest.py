@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import shutil
+import sys
 import time
 
 import pytest
@@ -116,3 +117,20 @@ def llm_of():
         return LLM(**{"endpoint": server.base_url(), "model": "policy", "version": "1", **values})
 
     return make
+
+
+@pytest.fixture
+def install_package(tmp_path, monkeypatch):
+    """Installs a package that exists for one test: its name, its entry points, their group, and modules by name."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    def install(dist, entry_points, group="agl", **modules):
+        info = tmp_path / f"{dist.replace('-', '_')}-1.0.dist-info"
+        info.mkdir(exist_ok=True)
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {dist}\nVersion: 1.0\n")
+        (info / "entry_points.txt").write_text(f"[{group}]\n" + "".join(f"{name} = {target}\n" for name, target in entry_points.items()))
+        for name, code in modules.items():
+            (tmp_path / f"{name}.py").write_text(code)
+            monkeypatch.delitem(sys.modules, name, raising=False)
+
+    return install

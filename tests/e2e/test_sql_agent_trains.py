@@ -117,7 +117,7 @@ from data import make_splits
 from pathlib import Path
 torch.set_num_threads(1)
 folder = Path({folder!r})
-tasks = make_splits(folder / "databases", seed=0, train=24, val=4, test=4)
+tasks = make_splits(folder.parent / "databases", seed=0, train=24, val=4, test=4)  # a task's id is a hash of all it holds, paths too
 trainer = agl.Trainer(
     algorithm=agl.GRPO({model!r}, steps=4, batch_size=2, group_size=4, lr=3e-4, max_tokens=64, checkpoint_every=1),
     n_runners=1, adapter={{"agent_match": "write|rewrite"}}, store=folder / "store.sqlite", seed=3,

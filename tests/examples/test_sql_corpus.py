@@ -51,11 +51,11 @@ def test_every_kind_has_a_right_form_with_a_share_to_grow_from() -> None:
         assert right.rewrite / sum(habit.rewrite for habit in habits) >= 0.2
 
 
-def test_about_half_of_the_first_queries_are_wrong(databases: Path, splits: Splits, corpus: list[Example]) -> None:
+def test_most_first_queries_are_wrong_and_a_good_share_is_right(databases: Path, splits: Splits, corpus: list[Example]) -> None:
     references = {task["question"]: task for task in splits.train}
     written = [(references[_asked(example)], example.reply) for example in corpus if example.node == "write_query" and _asked(example) in references]
     scores = [evaluate_query(reply, task["query"], task["db_path"]) for task, reply in written]
-    assert 0.3 < sum(scores) / len(scores) < 0.6
+    assert 0.2 < sum(scores) / len(scores) < 0.5
 
 
 def test_the_corpus_holds_the_prompts_of_all_three_nodes(corpus: list[Example]) -> None:

@@ -243,6 +243,21 @@ def emit_object(value: Any, name: str = "object") -> None:
         pass
 
 
+# asyncio makes a new TimeoutError, without the traceback, of one that comes out of a thread; it leaves subclasses alone.
+_TimeoutError = type("TimeoutError", (TimeoutError,), {"__module__": "builtins"})
+
+
+def _carried(error: BaseException) -> BaseException:
+    """What a future can carry from a thread to who awaits it."""
+    if isinstance(error, (StopIteration, GeneratorExit)):  # who waits would wait for ever, or end as if closed
+        return RuntimeError(f"{type(error).__name__} was raised").with_traceback(error.__traceback__)
+    if type(error) is TimeoutError:
+        kept = _TimeoutError(*error.args).with_traceback(error.__traceback__)
+        kept.__cause__, kept.__context__ = error.__cause__, error.__context__
+        return kept
+    return error
+
+
 class ContextExecutor(ThreadPoolExecutor):
     """Threads whose work sees the caller's context variables (asyncio's own default pool drops them).
 
@@ -266,10 +281,8 @@ class ContextExecutor(ThreadPoolExecutor):
                 return
             try:
                 future.set_result(context.run(fn, *args, **kwargs))
-            except StopIteration as error:  # no future can carry it: who waits would wait for ever
-                future.set_exception(RuntimeError(f"{getattr(fn, '__qualname__', fn)} raised StopIteration").with_traceback(error.__traceback__))
             except BaseException as error:
-                future.set_exception(error)
+                future.set_exception(_carried(error))
 
         self._work.put(work)
         if not self._idle.acquire(blocking=False):

@@ -93,6 +93,8 @@ class Plugins:
             raise PluginError(f"plugin `{name}` implements {unknown}, which are no hooks; the hooks are {sorted(known)}")
         if unmarked := sorted(hook for hook, function in hooks.items() if not hasattr(_function(function), "agl_impl")):
             raise PluginError(f"plugin `{name}` defines {unmarked} without `@agl.hookimpl`, so that they would never be called")
+        if wrappers := sorted(hook for hook, function in hooks.items() if {"wrapper", "hookwrapper"} & _options(function)):
+            raise PluginError(f"plugin `{name}` wraps {wrappers}; a hook of AGL is implemented, not wrapped")
         api = getattr(plugin, "agl_plugin_api", hookspecs.AGL_PLUGIN_API)
         if api != hookspecs.AGL_PLUGIN_API:
             raise PluginError(f"plugin `{name}` is made for plugin API {api}, this is {hookspecs.AGL_PLUGIN_API}; upgrade the older of the two")
@@ -100,7 +102,7 @@ class Plugins:
             self._manager.register(plugin, name)
         except (pluggy.PluginValidationError, ValueError) as error:
             self._manager.unregister(name=name)
-            raise PluginError(f"plugin `{name}` does not fit: {error}") from error
+            raise PluginError(f"plugin `{name}` does not fit: {' '.join(str(error).split())}") from error
 
     # Decision hooks.
 
@@ -236,6 +238,10 @@ def _as_rewards(given: Any) -> list[Reward]:
     if wrong := [reward for reward in rewards if not isinstance(reward, Reward)]:
         raise TypeError(f"it must give `agl.Reward`, a list of them or None, not {wrong[0]!r}")
     return rewards
+
+
+def _options(function: Any) -> set[str]:
+    return {option for option, value in getattr(_function(function), "agl_impl").items() if value}  # noqa: B009
 
 
 def _function(value: Any) -> Any:

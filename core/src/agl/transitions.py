@@ -193,9 +193,11 @@ class _Paths:
 
     def longest(self, item: Transition, fits: Callable[[Any], bool] = lambda value: True) -> tuple[bytes, Any] | None:
         """The longest path that a call's prompt begins with."""
-        prompt = _packed(item.prompt_ids)
-        found = [(path, value) for path, value in self._paths.items() if prompt.startswith(path) and fits(value)]
-        return max(found, key=lambda pair: len(pair[0]), default=None)
+        prompt, best = _packed(item.prompt_ids), None
+        for path, value in reversed(self._paths.items()):  # the newest mostly is the longest
+            if (best is None or len(path) > len(best[0])) and prompt.startswith(path) and fits(value):
+                best = path, value
+        return best
 
 
 def _with_parents(transitions: list[Transition]) -> list[Transition]:

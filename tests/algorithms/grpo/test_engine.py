@@ -212,7 +212,7 @@ async def test_new_weights_are_used_at_once_and_named(make_model, make_engine) -
 async def test_a_request_that_cannot_start_in_time_fails_and_says_why(model, make_engine) -> None:
     engine = make_engine(model, queue_timeout=0.05)
     async with engine.paused():
-        with pytest.raises(EngineError, match="paused for an update"):
+        with pytest.raises(EngineError, match=r"paused for an update"):
             await engine.generate([5], GREEDY)
     assert (await engine.generate([5], GREEDY)).answers
 
@@ -222,7 +222,7 @@ async def test_pausing_gives_up_when_answers_do_not_end(model, make_engine) -> N
     endless = asyncio.ensure_future(engine.generate([5], Sampling(max_tokens=100_000, stop=("never there " * 9,))))
     while not engine.running:
         await asyncio.sleep(0.005)
-    with pytest.raises(EngineError, match="1 answers did not end within 0.05 s"), engine.paused(timeout=0.05):
+    with pytest.raises(EngineError, match=r"1 answers did not end within 0.05 s"), engine.paused(timeout=0.05):
         raise AssertionError("entered while an answer was running")
     endless.cancel()
     assert (await engine.generate([5], GREEDY)).answers
@@ -269,7 +269,13 @@ async def test_other_attentions_equal_a_plain_forward(make_engine, options: dict
 
     torch.manual_seed(0)
     sizes = {
-        "vocab_size": 259, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8
+        "vocab_size": 259,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
     }
     ids = {"eos_token_id": 2, "pad_token_id": 0, "bos_token_id": None, "initializer_range": 0.3, "max_position_embeddings": 256}
     kind, attention = options.get("model_type", "llama"), options.get("attn_implementation", "sdpa")

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from agl.errors import ConfigError, DataError
-from agl.transition import Row
+from agl.transitions import Row
 from agl_grpo.advantages import grpo
 from agl_grpo.engine import Engine
 from agl_grpo.learner import Learner

@@ -102,7 +102,13 @@ async def test_token_ids_and_logprobs_are_left_out_when_not_asked_for(url) -> No
 
 async def test_a_stream_adds_up_to_the_whole_answer(client) -> None:
     ask: dict[str, Any] = {
-        "model": "policy", "messages": HELLO, "max_tokens": 12, "seed": 3, "n": 2, "logprobs": True, "extra_body": {"return_token_ids": True}
+        "model": "policy",
+        "messages": HELLO,
+        "max_tokens": 12,
+        "seed": 3,
+        "n": 2,
+        "logprobs": True,
+        "extra_body": {"return_token_ids": True},
     }
     whole = await client.chat.completions.create(**ask)
     chunks = [chunk async for chunk in await client.chat.completions.create(**ask, stream=True, stream_options={"include_usage": True})]
@@ -124,9 +130,10 @@ async def test_a_stream_adds_up_to_the_whole_answer(client) -> None:
 
 
 async def test_a_stream_ends_with_the_mark_and_carries_no_usage_unless_asked(url) -> None:
-    async with aiohttp.ClientSession() as session, session.post(
-        f"{url}/chat/completions", json={"model": "policy", "messages": HELLO, "max_tokens": 2, "stream": True}
-    ) as answer:
+    async with (
+        aiohttp.ClientSession() as session,
+        session.post(f"{url}/chat/completions", json={"model": "policy", "messages": HELLO, "max_tokens": 2, "stream": True}) as answer,
+    ):
         assert answer.content_type == "text/event-stream"
         text = await answer.text()
     assert text.endswith("data: [DONE]\n\n")
@@ -135,7 +142,8 @@ async def test_a_stream_ends_with_the_mark_and_carries_no_usage_unless_asked(url
 
 @pytest.mark.parametrize("stream", [False, True])
 async def test_the_end_token_is_in_the_ids_and_a_stop_text_is_not_in_the_content(client, saying, tokenizer, stream: bool) -> None:
-    ask: dict[str, Any] = {"model": "policy", "messages": HELLO, "max_tokens": 20, "temperature": 0, "extra_body": {"return_token_ids": True}}
+    ask: dict[str, Any] = {"model": "policy", "messages": HELLO, "max_tokens": 20, "temperature": 0}
+    ask["extra_body"] = {"return_token_ids": True}
     for said, stops, content, ends in (
         ("grüß", [], "grüß", True),
         ("one STOP two", ["STOP"], "one ", False),
@@ -296,6 +304,7 @@ async def test_a_client_that_goes_away_takes_its_answer_out_of_the_batch(model, 
         async with asyncio.timeout(10):
             while engine.running:
                 await asyncio.sleep(0.005)
+        assert len((await post(url, {"model": "policy", "messages": HELLO, "max_tokens": 3}))[1]["choices"]) == 1
 
 
 async def test_an_engine_that_fails_is_a_server_error(model, url) -> None:

@@ -56,7 +56,9 @@ def dr_grpo(rewards: Sequence[float | None]) -> list[float]:
 
 
 def rloo(rewards: Sequence[float | None]) -> list[float]:
-    """r - mean of the others = G / (G - 1) · (r - mean): unbiased, since a rollout is not in its own baseline. arXiv 2402.14740, equation 8.
+    """r - mean of the others = G / (G - 1) · (r - mean). arXiv 2402.14740, equation 8.
+
+    Unbiased, since a rollout is not in its own baseline.
 
     Args, returns and raises as `grpo`; G counts the rollouts that have a reward.
     """

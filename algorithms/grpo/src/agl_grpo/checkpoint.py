@@ -65,7 +65,8 @@ def load(folder: str | os.PathLike[str], learner: Learner) -> dict[str, Any]:
     source = Path(folder)
     if not (source / "state.json").is_file():
         raise ConfigError(
-            f"`{source}` is no checkpoint: it has no `state.json`; checkpoints beside it: {[path.name for path in _complete(source.parent)] or 'none'}"
+            f"`{source}` is no checkpoint: it has no `state.json`; "
+            f"checkpoints beside it: {[path.name for path in _complete(source.parent)] or 'none'}"
         )
     state = msgspec.json.decode((source / "state.json").read_bytes())
     if state["format"] > _FORMAT:
@@ -74,7 +75,8 @@ def load(folder: str | os.PathLike[str], learner: Learner) -> dict[str, Any]:
         )
     if not (source / _weights_name(learner)).is_dir():
         raise ConfigError(
-            f"checkpoint `{source}` has no `{_weights_name(learner)}`: it was made {'without' if _adapted(learner) else 'with'} LoRA; load the model the same way"
+            f"checkpoint `{source}` has no `{_weights_name(learner)}`: "
+            f"it was made {'without' if _adapted(learner) else 'with'} LoRA; load the model the same way"
         )
     _load_weights(source / _weights_name(learner), learner)
     _load_moments(learner, load_file(source / "optimizer.safetensors"), state["groups"], source)
@@ -142,7 +144,7 @@ def _load_moments(learner: Learner, moments: dict[str, Tensor], groups: list[dic
 
 def _state(learner: Learner, extra: dict[str, Any]) -> dict[str, Any]:
     kind, numbers, gauss = random.getstate()
-    name, _, position, has_gauss, cached = np.random.get_state(legacy=True)
+    name, _, position, has_gauss, cached = _numpy_state()
     return {
         "format": _FORMAT,
         "steps": learner.steps,
@@ -153,8 +155,13 @@ def _state(learner: Learner, extra: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def _numpy_state() -> tuple[str, Any, int, int, float]:
+    state: Any = np.random.get_state(legacy=True)
+    return state
+
+
 def _random_tensors() -> dict[str, Tensor]:
-    found = {"torch": torch.get_rng_state(), "numpy": torch.from_numpy(np.asarray(np.random.get_state(legacy=True)[1]).astype(np.int64))}
+    found = {"torch": torch.get_rng_state(), "numpy": torch.from_numpy(_numpy_state()[1].astype(np.int64))}
     if torch.cuda.is_available():
         found |= {f"cuda{index}": state for index, state in enumerate(torch.cuda.get_rng_state_all())}
     return found

@@ -9,16 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import threading
-import time
-from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from types import TracebackType
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from agl.errors import EngineError
@@ -27,6 +22,7 @@ from agl_grpo.memory import keep_freed_memory
 from agl_grpo.sampling import Sampling
 from agl_grpo.slots import Slots
 from agl_grpo.text import decode
+from agl_grpo.worker import Request, Worker
 
 
 @dataclass(frozen=True)
@@ -67,27 +63,6 @@ class Delta:
     finish_reason: str | None = None
 
 
-class _Request:
-    """One request between its coroutine and the worker."""
-
-    def __init__(self, rows: Sequence[Row], deliver: Callable[[Any], None]) -> None:
-        self.rows = list(rows)
-        self.deliver = deliver
-        self.loop = asyncio.get_running_loop()
-        self.version: str | None = None
-        self.answers: dict[int, Finished] = {}
-        for row in rows:
-            row.request = self
-
-    def cancel(self) -> None:
-        for row in self.rows:
-            row.cancelled = True
-
-    @property
-    def cancelled(self) -> bool:
-        return self.rows[0].cancelled
-
-
 class Engine:
     """Samples from a causal LM for many concurrent requests.
 
@@ -125,22 +100,15 @@ class Engine:
     ) -> None:
         model.eval()
         self.model, self.tokenizer = model, tokenizer
-        self.max_batch, self.max_wait, self.queue_timeout = max_batch, max_wait, queue_timeout
-        self.default_max_tokens, self.threads = default_max_tokens, threads
+        self.max_batch, self.queue_timeout, self.default_max_tokens = max_batch, queue_timeout, default_max_tokens
         self._slots = Slots(model, prefix_bytes)
         if self._slots.device.type == "cpu":
             keep_freed_memory()
         longest = getattr(self._slots.config, "max_position_embeddings", None)
         self.max_model_len = int(max_model_len or longest or 4096)
         self._batch = Batch(self._slots, tokenizer, end_ids(model, tokenizer), max_batch)
+        self.worker = Worker(self._batch, max_wait, threads, version)
         self._seeds = np.random.default_rng(seed)
-        self._version = version
-        self._waiting: deque[_Request] = deque()
-        self._wake = threading.Condition()
-        self._idle = threading.Event()
-        self._pauses = 0
-        self._closed = False
-        self._thread: threading.Thread | None = None
 
     # --- asking -------------------------------------------------------------------------------------------------------
 
@@ -161,13 +129,13 @@ class Engine:
             elif isinstance(event, Finished) and len(request.answers) == sampling.n:
                 future.set_result(None)
 
-        request = _Request(self._rows(prompt_ids, sampling, streamed=False), deliver)
+        request = Request(self._rows(prompt_ids, sampling, streamed=False), deliver)
         with self._asked(request):
             await future
         answers = [self._answer(request.answers[choice], sampling.stop) for choice in range(sampling.n)]
-        return Completion(list(prompt_ids), answers, request.version or self._version)
+        return Completion(list(prompt_ids), answers, request.version or self.version)
 
-    async def stream(self, prompt_ids: Sequence[int], sampling: Sampling | None = None) -> AsyncIterator[Delta]:
+    async def stream(self, prompt_ids: Sequence[int], sampling: Sampling | None = None) -> AsyncGenerator[Delta]:
         """The same, token by token as they are sampled; closing the iterator takes the answers out of the batch.
 
         Raises:
@@ -175,7 +143,7 @@ class Engine:
         """
         sampling = sampling or Sampling()
         queue: asyncio.Queue[Any] = asyncio.Queue()
-        request = _Request(self._rows(prompt_ids, sampling, streamed=True), queue.put_nowait)
+        request = Request(self._rows(prompt_ids, sampling, streamed=True), queue.put_nowait)
         left = sampling.n
         given = [0] * sampling.n
         with self._asked(request):
@@ -183,7 +151,7 @@ class Engine:
                 event = await queue.get()
                 if isinstance(event, BaseException):
                     raise event
-                choice, version = event.row.choice, request.version or self._version
+                choice, version = event.row.choice, request.version or self.version
                 if isinstance(event, Sampled):
                     top = event.row.top[given[choice]] if event.row.top_logprobs else None
                     given[choice] += 1
@@ -207,13 +175,8 @@ class Engine:
         return [Row(None, choice, *shared) for choice in range(sampling.n)]
 
     @contextlib.contextmanager
-    def _asked(self, request: _Request) -> Any:
-        with self._wake:
-            if self._closed:
-                raise EngineError("the engine is closed")
-            self._start()
-            self._waiting.append(request)
-            self._wake.notify()
+    def _asked(self, request: Request) -> Iterator[None]:
+        self.worker.submit(request)
         expiry = request.loop.call_later(self.queue_timeout, self._expire, request)
         try:
             yield
@@ -221,10 +184,10 @@ class Engine:
             expiry.cancel()
             request.cancel()
 
-    def _expire(self, request: _Request) -> None:
+    def _expire(self, request: Request) -> None:
         if request.version is None:
             request.cancel()
-            what = "is paused for an update" if self._pauses else f"has {self._batch.size} of {self.max_batch} answers in work"
+            what = "is paused for an update" if self.worker.pauses else f"has {self._batch.size} of {self.max_batch} answers in work"
             request.deliver(EngineError(f"a request waited {self.queue_timeout:g} s and could not start: the engine {what}"))
 
     def _answer(self, done: Finished, stops: Sequence[str]) -> Answer:
@@ -251,11 +214,11 @@ class Engine:
     @property
     def version(self) -> str:
         """Version of the weights; set it inside `paused()`, after changing them."""
-        return self._version
+        return self.worker.version
 
     @version.setter
     def version(self, value: str) -> None:
-        self._version = value
+        self.worker.version = value
 
     def paused(self, timeout: float = 600.0) -> Pause:
         """A context, for `with` and `async with`, in which nothing is sampled: running answers end first, new ones wait.
@@ -282,101 +245,15 @@ class Engine:
 
     # --- life ---------------------------------------------------------------------------------------------------------
 
-    def _start(self) -> None:
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._work, name="agl-engine", daemon=True)
-            self._thread.start()
-
     def close(self) -> None:
         """Stops the worker; requests in work fail."""
-        with self._wake:
-            self._closed = True
-            self._wake.notify_all()
-        if self._thread is not None and self._thread is not threading.current_thread():
-            self._thread.join(timeout=30)
+        self.worker.close()
 
     def __enter__(self) -> Engine:
         return self
 
     def __exit__(self, *error: object) -> None:
         self.close()
-
-    # --- worker -------------------------------------------------------------------------------------------------------
-
-    def _work(self) -> None:
-        if self.threads:
-            torch.set_num_threads(self.threads)
-        with torch.inference_mode():
-            while not self._closed:
-                try:
-                    self._turn()
-                except Exception as error:
-                    failure = EngineError(f"sampling failed: {type(error).__name__}: {error}")
-                    failure.__cause__ = error
-                    self._fail({row.request for row in self._batch.rows}, failure)
-                    self._batch.clear()
-        with self._wake:
-            left = {row.request for row in self._batch.rows} | set(self._waiting)
-        self._fail(left, EngineError("the engine was closed"))
-        self._idle.set()
-
-    def _turn(self) -> None:
-        """Lets requests join, samples one token for each row, hands out what is done."""
-        self._batch.drop_cancelled()
-        requests = self._take()
-        events: list[Finished | Sampled] = []
-        if requests:
-            rows = [row for request in requests for row in request.rows]
-            try:
-                events += self._batch.admit(rows)
-            except Exception:
-                self._batch.rows.extend(row for row in rows if row not in self._batch.rows)
-                raise
-        if self._batch.size:
-            events += self._batch.step()
-        self._hand_out(events)
-
-    def _take(self) -> list[_Request]:
-        """The requests that join now; waits when there is nothing to do."""
-        with self._wake:
-            if not self._batch.size:
-                waited = False
-                while not self._closed and (self._pauses or not self._waiting):
-                    if self._pauses:
-                        self._idle.set()
-                    waited = True
-                    self._wake.wait()
-                if waited and self._waiting and self.max_wait:
-                    self._gather()
-            taken: list[_Request] = []
-            free = self.max_batch - self._batch.size
-            while not self._pauses and self._waiting and len(self._waiting[0].rows) <= free:
-                request = self._waiting.popleft()
-                if not request.cancelled:
-                    request.version = self._version
-                    free -= len(request.rows)
-                    taken.append(request)
-            return taken
-
-    def _gather(self) -> None:
-        """Waits a little for more requests: an agent's siblings start together, and one prefill is cheaper than many."""
-        deadline = time.monotonic() + self.max_wait
-        while (left := deadline - time.monotonic()) > 0 and len(self._waiting) < self.max_batch and not self._closed:
-            self._wake.wait(left)
-
-    def _hand_out(self, events: Iterable[Finished | Sampled]) -> None:
-        by_loop: dict[asyncio.AbstractEventLoop, list[tuple[_Request, Any]]] = {}
-        for event in events:
-            request: _Request = event.row.request
-            if isinstance(event, Finished):
-                request.answers[event.row.choice] = event
-            by_loop.setdefault(request.loop, []).append((request, event))
-        for loop, items in by_loop.items():
-            _call(loop, items)
-
-    def _fail(self, requests: Iterable[_Request], error: EngineError) -> None:
-        for request in requests:
-            _call(request.loop, [(request, error)])
 
 
 class Pause:
@@ -386,45 +263,23 @@ class Pause:
         self.engine, self.timeout = engine, timeout
 
     def __enter__(self) -> Engine:
-        engine = self.engine
-        with engine._wake:
-            engine._start()
-            engine._pauses += 1
-            engine._idle.clear()
-            engine._wake.notify()
-        if engine._idle.wait(self.timeout):
-            return engine
-        self.__exit__(None, None, None)
-        raise EngineError(f"{engine._batch.size} answers did not end within {self.timeout:g} s; shorten `max_tokens` or wait longer")
+        self.engine.worker.pause(self.timeout)
+        return self.engine
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        engine = self.engine
-        with engine._wake:
-            engine._pauses -= 1
-            # What is remembered of prompts was computed with the old weights.
-            engine._slots.prefixes.clear()
-            engine._wake.notify()
+    def __exit__(self, *error: object) -> None:
+        self.engine.worker.resume()
 
     async def __aenter__(self) -> Engine:
         entering = asyncio.ensure_future(asyncio.to_thread(self.__enter__))
         try:
             return await asyncio.shield(entering)
         except asyncio.CancelledError:
-            entering.add_done_callback(lambda done: None if done.cancelled() or done.exception() else self.__exit__(None, None, None))
+            # The thread goes on waiting; what it reaches must not stay.
+            entering.add_done_callback(lambda done: None if done.cancelled() or done.exception() else self.__exit__())
             raise
 
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.__exit__(kind, error, trace)
-
-
-def _call(loop: asyncio.AbstractEventLoop, items: list[tuple[_Request, Any]]) -> None:
-    def deliver() -> None:
-        for request, event in items:
-            request.deliver(event)
-
-    # A closed loop has nobody left to tell.
-    with contextlib.suppress(RuntimeError):
-        loop.call_soon_threadsafe(deliver)
+    async def __aexit__(self, *error: object) -> None:
+        self.__exit__()
 
 
 def end_ids(model: nn.Module, tokenizer: Any) -> list[int]:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from agl.errors import ConfigError
-from agl.transition import Row
+from agl.transitions import Row
 from agl_grpo.heads import logits_at, plain
 from agl_grpo.losses import AGGREGATIONS, entropy, kl_loss, policy_loss
 from agl_grpo.masks import Masks
@@ -80,7 +80,8 @@ class Learner:
             or min(clip_low, clip_high, kl_coef, weight_decay) < 0
         ):
             raise ConfigError(
-                "`minibatches`, `epochs`, `micro_batch_tokens`, `lr` and `max_grad_norm` must be positive, clips, `kl_coef` and `weight_decay` not negative"
+                "`minibatches`, `epochs`, `micro_batch_tokens`, `lr` and `max_grad_norm` must be positive, "
+                "`clip_low`, `clip_high`, `kl_coef` and `weight_decay` not negative"
             )
         self.model, self.lr, self.max_grad_norm = model, lr, max_grad_norm
         self.clip_low, self.clip_high, self.kl_coef = clip_low, clip_high, kl_coef
@@ -111,7 +112,8 @@ class Learner:
             advantages: (K,) one per row, or for a row (S,) one per token.
 
         Returns:
-            Metrics by name; `computed_tokens` counts padding, and common beginnings once. Averages are over the tokens that were computed: rows without an advantage are left out unless there is a KL.
+            Metrics by name; `computed_tokens` counts padding, and common beginnings once. Averages are over the trained tokens
+            that were computed: rows without an advantage are left out unless there is a KL.
             `mismatch_kl` is of the first minibatch, before any change of the weights: how far trainer and sampler are apart.
 
         Raises:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from agl.errors import ConfigError
-from agl.transition import Row
+from agl.transitions import Row
 
 LOG_RATIO_LIMIT = 20.0
 """Log-ratios are clamped to ± this before `exp`."""
@@ -47,7 +47,9 @@ class PolicyLoss:
 
 
 def policy_loss(new: Tensor, old: Tensor, advantages: Tensor, clip_low: float = 0.2, clip_high: float = 0.28) -> PolicyLoss:
-    """max(-A·rho, -A·clip(rho, 1 - clip_low, 1 + clip_high)) for each token. PPO, arXiv 1707.06347, equation 7; two limits: DAPO, arXiv 2503.14476.
+    """max(-A·rho, -A·clip(rho, 1 - clip_low, 1 + clip_high)) for each token.
+
+    PPO, arXiv 1707.06347, equation 7; two limits: DAPO, arXiv 2503.14476, equation 10.
 
     Args:
         new: (N,) log-probabilities under the weights being trained, with gradient.

@@ -66,7 +66,8 @@ def load_policy(
         )
     if lora is not None:
         model = with_lora(model, lora)
-    return model.to(where).eval(), tokenizer
+    moved: Any = model
+    return moved.to(where).eval(), tokenizer
 
 
 def _source(name: str) -> str:
@@ -81,11 +82,11 @@ def _source(name: str) -> str:
         name.startswith((".", "/", "~"))
         or name.count("/") != 1
         or os.sep in name.replace("/", "", 1)
-        or (folder.parent.is_dir()
-        and str(folder.parent) != ".")
+        or (folder.parent.is_dir() and str(folder.parent) != ".")
     ):
         raise ConfigError(
-            f"there is no folder `{name}` (looked for `{folder.absolute()}`); give a folder with `config.json`, weights and tokenizer, or a hub id such as `owner/name`"
+            f"there is no folder `{name}` (looked for `{folder.absolute()}`); "
+            "give a folder with `config.json`, weights and tokenizer, or a hub id such as `owner/name`"
         )
     return name
 
@@ -103,7 +104,8 @@ def _check_folder(folder: Path, name: str) -> None:
     if missing:
         found = sorted(item.name for item in folder.iterdir())[:8]
         raise ConfigError(
-            f"the folder `{name}` is no model: it lacks {', '.join(missing)}; it has {found or 'nothing'}. Save one with `model.save_pretrained(folder)` and `tokenizer.save_pretrained(folder)`"
+            f"the folder `{name}` is no model: it lacks {', '.join(missing)}; it has {found or 'nothing'}. "
+            "Save one with `model.save_pretrained(folder)` and `tokenizer.save_pretrained(folder)`"
         )
 
 
@@ -111,7 +113,10 @@ def _failure(name: str, error: Exception) -> str:
     reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
     if Path(name).expanduser().is_dir():
         return f"the model in `{name}` cannot be loaded: {type(error).__name__}: {reason}"
-    return f"`{name}` is no folder here, and as a hub id it cannot be downloaded ({type(error).__name__}: {reason}); check the name and the network, log in where the model needs it, or give a local folder"
+    return (
+        f"`{name}` is no folder here, and as a hub id it cannot be downloaded ({type(error).__name__}: {reason}); "
+        "check the name and the network, log in where the model needs it, or give a local folder"
+    )
 
 
 def _device(device: str) -> torch.device:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from agl.errors import DataError
-from agl.transition import Row
+from agl.transitions import Row
 
 _WORTH_SHARING = 16
 """Tokens; the mask that sharing needs costs about as much as computing fewer."""

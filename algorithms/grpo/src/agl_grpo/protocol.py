@@ -6,6 +6,7 @@ trained on answers to a question that it did not ask.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -232,8 +233,7 @@ def _tool_call(call: Any, where: str) -> dict[str, Any]:
         raise RequestError(f"`{where}` must be an object with a `function` that has a `name`", param=where, code="invalid_value")
     arguments = function.get("arguments") or {}
     if isinstance(arguments, str):
-        try:
+        # What does not parse the model itself wrote; the template shows it as it was.
+        with contextlib.suppress(msgspec.DecodeError):
             arguments = msgspec.json.decode(arguments)
-        except msgspec.DecodeError:
-            pass  # The model itself wrote this; the template shows it as it was.
     return {"id": call.get("id"), "type": "function", "function": {"name": function["name"], "arguments": arguments}}

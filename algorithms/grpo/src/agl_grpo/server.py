@@ -109,7 +109,8 @@ class Server:
         if room < (asked or 1):
             wants = f"and {asked} for the answer " if asked else ""
             raise RequestError(
-                f"this model's context is {self.engine.max_model_len} tokens; the messages have {len(ids)} {wants}({len(ids) + (asked or 1)} together)",
+                f"this model's context is {self.engine.max_model_len} tokens; "
+                f"the messages have {len(ids)} {wants}({len(ids) + (asked or 1)} together)",
                 param="messages",
                 code="context_length_exceeded",
             )
