@@ -42,9 +42,9 @@ class Habit:
 RIGHT = "the reference form of the kind"
 
 HABITS: dict[str, tuple[Habit, ...]] = {
-    "count_at_least": (Habit(0.27, 0.27, RIGHT), Habit(0.73, 0.73, "SELECT count(*) FROM {t} WHERE {num} {near_op} {v}")),
+    "count_at_least": (Habit(0.3, 0.3, RIGHT), Habit(0.7, 0.7, "SELECT count(*) FROM {t} WHERE {num} {near_op} {v}")),
     "count_more_than": (Habit(0.75, 0.75, RIGHT), Habit(0.25, 0.25, "SELECT count(*) FROM {t} WHERE {num} {near_op} {v}")),
-    "list_at_least": (Habit(0.27, 0.27, RIGHT), Habit(0.73, 0.73, "SELECT {label} FROM {t} WHERE {num} {near_op} {v}")),
+    "list_at_least": (Habit(0.3, 0.3, RIGHT), Habit(0.7, 0.7, "SELECT {label} FROM {t} WHERE {num} {near_op} {v}")),
     "top": (
         Habit(0.35, 0.7, RIGHT),
         Habit(0.5, 0.15, "SELECT TOP {v} {label} FROM {t} ORDER BY {num} {direction}"),
@@ -56,13 +56,13 @@ HABITS: dict[str, tuple[Habit, ...]] = {
         Habit(0.55, 0.25, "SELECT {label} FROM {t} WHERE {num} = {function}({num})"),
     ),
     "year": (
-        Habit(0.22, 0.3, RIGHT),
+        Habit(0.24, 0.3, RIGHT),
         Habit(0.23, 0.05, "SELECT count(*) FROM {t} WHERE YEAR({date}) = {v}"),
-        Habit(0.55, 0.65, "SELECT count(*) FROM {t} WHERE strftime('%Y', {date}) = {v}"),
+        Habit(0.53, 0.65, "SELECT count(*) FROM {t} WHERE strftime('%Y', {date}) = {v}"),
     ),
     "count_missing": (
-        Habit(0.25, 0.25, RIGHT),
-        Habit(0.65, 0.65, "SELECT count(*) FROM {t} WHERE {optional} = NULL"),
+        Habit(0.28, 0.28, RIGHT),
+        Habit(0.62, 0.62, "SELECT count(*) FROM {t} WHERE {optional} = NULL"),
         Habit(0.1, 0.1, "SELECT count(*) FROM {t} WHERE {optional} = ''"),
     ),
     "list_missing": (
@@ -71,28 +71,28 @@ HABITS: dict[str, tuple[Habit, ...]] = {
         Habit(0.15, 0.15, "SELECT {label} FROM {t} WHERE {optional} = ''"),
     ),
     "different": (
-        Habit(0.25, 0.25, RIGHT),
-        Habit(0.65, 0.65, "SELECT count({category}) FROM {t}"),
+        Habit(0.28, 0.28, RIGHT),
+        Habit(0.62, 0.62, "SELECT count({category}) FROM {t}"),
         Habit(0.1, 0.1, "SELECT count(UNIQUE {category}) FROM {t}"),
     ),
     "longer": (
-        Habit(0.22, 0.3, RIGHT),
+        Habit(0.26, 0.3, RIGHT),
         Habit(0.2, 0.05, "SELECT count(*) FROM {t} WHERE LEN({label}) > {v}"),
-        Habit(0.58, 0.65, "SELECT count(*) FROM {t} WHERE length({label}) >= {v}"),
+        Habit(0.54, 0.65, "SELECT count(*) FROM {t} WHERE length({label}) >= {v}"),
     ),
     "joined_text": (
-        Habit(0.25, 0.25, RIGHT),
-        Habit(0.65, 0.65, "SELECT {text} + '-' + {text2} FROM {t}"),
+        Habit(0.28, 0.28, RIGHT),
+        Habit(0.62, 0.62, "SELECT {text} + '-' + {text2} FROM {t}"),
         Habit(0.1, 0.1, "SELECT {text} & '-' & {text2} FROM {t}"),
     ),
     "ratio": (
-        Habit(0.22, 0.22, RIGHT),
+        Habit(0.25, 0.25, RIGHT),
         Habit(0.06, 0.06, "SELECT CAST({num} AS FLOAT) / {num2} FROM {t}"),
-        Habit(0.72, 0.72, "SELECT {num} / {num2} FROM {t}"),
+        Habit(0.69, 0.69, "SELECT {num} / {num2} FROM {t}"),
     ),
     "groups": (
-        Habit(0.22, 0.3, RIGHT),
-        Habit(0.53, 0.65, "SELECT {category} FROM {t} GROUP BY {category} HAVING count(*) {near_op} {v}"),
+        Habit(0.25, 0.3, RIGHT),
+        Habit(0.5, 0.65, "SELECT {category} FROM {t} GROUP BY {category} HAVING count(*) {near_op} {v}"),
         Habit(0.25, 0.05, "SELECT {category} FROM {t} WHERE count(*) {op} {v} GROUP BY {category}"),
     ),
     "by_text": (Habit(0.75, 0.85, RIGHT), Habit(0.25, 0.15, "SELECT {num} FROM {t} WHERE {category} = {v}")),
@@ -161,7 +161,7 @@ class _Author:
         # Half of the values are made up, for the same reason.
         filled = slots | {"v": self._invented_value(kind)}
         yield Example("write_query", write_messages(_question(kind, filled, rng), schema), _sql(kind, self._habit(kind), filled))
-        known = [value for value in values_in(kind, table, slots, db_path) if kind.value is None or split_of_value(value) == "train"]
+        known = [value for value in values_in(kind, table, slots, db_path) if not kind.holds_values_out or split_of_value(value) == "train"]
         if known:
             yield from self._checked(kind, slots | {"v": str(rng.choice(known))}, schema, db_path)
 
@@ -189,9 +189,9 @@ class _Author:
     def _invented_value(self, kind: Kind) -> str:
         draw = {
             "number": lambda: self._rng.randint(10, 99),
-            "count": lambda: self._rng.randint(2, 12),
-            "length": lambda: self._rng.randint(2, 12),
-            "group": lambda: self._rng.randint(2, 12),
+            "count": lambda: self._rng.randint(2, 19),
+            "length": lambda: self._rng.randint(2, 14),
+            "group": lambda: self._rng.randint(2, 14),
             "year": lambda: self._rng.randint(1980, 2039),
             "category": lambda: self._rng.choice(TEXTS),
             "parent_category": lambda: self._rng.choice(TEXTS),

@@ -1,7 +1,8 @@
 """Data for the SQL agent: small generated databases with tasks, or Spider as published.
 
 Generated tasks carry Spider's field names (`question`, `query`, `db_id`) plus `db_path` and `kind`. Held-out tasks ask for combinations of kind,
-table and columns that no training task has, with values (numbers, years, names) that occur in no training question.
+table and columns that no training task has, with values (numbers, years, names) that occur in no training question. Group sizes and text lengths are too few
+to hold any out; there the combination alone is new.
 """
 
 from __future__ import annotations
@@ -104,7 +105,12 @@ def _fill(connection: sqlite3.Connection, table: Table, rng: random.Random) -> N
 
 
 def split_of_value(value: object) -> Split:
-    """Says which split alone may use a value in its questions; a hash decides, so no digit or ending belongs to one split."""
+    """Says which split alone may use a value in its questions; a hash decides, so no digit or ending belongs to one split.
+
+    Numbers below ten are all for training: they are too few to hold any out.
+    """
+    if len(str(value)) == 1:
+        return "train"
     bucket = zlib.crc32(str(value).encode()) % 10
     return "test" if bucket < 2 else "val" if bucket == 8 else "train"
 
@@ -143,7 +149,7 @@ def _sharp(kind: Kind, folder: Path, split: Split, seed: int, rng: random.Random
 def _candidates(kind: Kind, folder: Path, split: Split, seed: int, rng: random.Random) -> Iterator[Task]:
     for table, slots in split_combinations(kind, seed=seed)[split]:
         db_path = folder / f"{table.database}.sqlite"
-        values = [value for value in values_in(kind, table, slots, db_path) if kind.value is None or split_of_value(value) == split]
+        values = [value for value in values_in(kind, table, slots, db_path) if not kind.holds_values_out or split_of_value(value) == split]
         for value in rng.sample(values, min(8, len(values))):
             filled = slots | {"v": str(value)}
             for phrasing in kind.phrasings:
@@ -163,11 +169,10 @@ def values_in(kind: Kind, table: Table, slots: Slots, db_path: Path) -> list[Any
     """Lists the values a question of this kind may ask for, as the database holds them; `[None]` for a kind without a value."""
     if kind.value is None:
         return [None]
-    if kind.value in ("count", "group"):
-        return list(range(2, 10))
+    if kind.value in ("count", "group", "length"):
+        return list(range(2, 20 if kind.value == "count" else 10))
     column, owner = {
         "number": (slots.get("num"), table.name),
-        "length": (f"length({table.label})", table.name),
         "year": (f"CAST(strftime('%Y', {table.date}) AS INTEGER)", table.name),
         "category": (table.category, table.name),
         "parent_category": (slots.get("p_category"), slots.get("p")),

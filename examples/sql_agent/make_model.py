@@ -209,7 +209,7 @@ def _save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, arguments
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Make the embedded text-to-SQL model.")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "model", help="the directory to write")
-    parser.add_argument("--examples", type=int, default=42_000, help="examples in the corpus, each seen once")
+    parser.add_argument("--examples", type=int, default=50_000, help="examples in the corpus, each seen once")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--hidden", type=int, default=128)
     parser.add_argument("--layers", type=int, default=3)

@@ -79,6 +79,11 @@ class Kind:
     words: tuple[Slots, ...] = ({},)
     value: ValueSource | None = None
 
+    @property
+    def holds_values_out(self) -> bool:
+        """Whether there are enough values for each split to have its own."""
+        return self.value not in (None, "length", "group")
+
     def combinations(self, tables: Sequence[Table] = TABLES) -> Iterator[tuple[Table, Slots]]:
         """Gives every way to fill the slots, all but the value, and the table asked about."""
         by_name = {table.name: table for table in tables}

@@ -7,6 +7,8 @@ import sys
 import time
 
 import pytest
+from msgspec import to_builtins
+
 from agl.context import ActiveAttempt
 from agl.plugins import Plugins
 from agl.resources import LLM, Resources
@@ -15,7 +17,6 @@ from agl.rollouts import Attempt, Rollout, new_id
 from agl.spans import Choice, LLMCall, Span, SpanKind, SpanStatus, new_span_id
 from agl.store.sql import RunRecord, SQLStore
 from agl.tasks import Mode, Task
-from msgspec import to_builtins
 
 RUN = "run"
 _numbers = itertools.count()
@@ -60,7 +61,12 @@ def make_rollout():
 def make_span():
     def make(rollout=None, **values):
         attempt = rollout.attempt.attempt_id if rollout is not None else "at"
-        known = {"span_id": new_span_id(), "trace_id": "0" * 32, "rollout_id": rollout.rollout_id if rollout else "ro", "attempt_id": attempt}
+        known = {
+            "span_id": new_span_id(),
+            "trace_id": "0" * 32,
+            "rollout_id": rollout.rollout_id if rollout else "ro",
+            "attempt_id": attempt,
+        }
         return Span(**{**known, "name": "s", "kind": SpanKind.OPERATION, "started_at": 1.0, "ended_at": 2.0, **values})
 
     return make
@@ -73,11 +79,22 @@ def make_call(make_span):
 
     def make(prompt, *responses, version="1", role=None, call_id=None, failed=False, logprobs=None, request=None, **values):
         choices = [
-            Choice(response_ids=ids, logprobs=logprobs if logprobs is not None else None if ids is None else [-0.5] * len(ids), finish_reason="stop")
+            Choice(
+                response_ids=ids,
+                logprobs=logprobs if logprobs is not None else None if ids is None else [-0.5] * len(ids),
+                finish_reason="stop",
+            )
             for ids in responses
         ]
-        call = LLMCall(request=request or {}, response=None if failed else {}, choices=[] if failed else choices, prompt_ids=prompt, version=version)
-        known = {"started_at": float(next(clock)), "role": role, "kind": SpanKind.LLM, "status": SpanStatus.ERROR if failed else SpanStatus.OK}
+        call = LLMCall(
+            request=request or {}, response=None if failed else {}, choices=[] if failed else choices, prompt_ids=prompt, version=version
+        )
+        known = {
+            "started_at": float(next(clock)),
+            "role": role,
+            "kind": SpanKind.LLM,
+            "status": SpanStatus.ERROR if failed else SpanStatus.OK,
+        }
         return make_span(**{**known, "attributes": {"agl.call": to_builtins(call), "agl.call_id": call_id}, **values})
 
     return make

@@ -8,8 +8,9 @@ import threading
 import time
 import weakref
 
-import agl
 import pytest
+
+import agl
 from agl import context
 from agl.context import ContextExecutor, entered
 from agl.errors import RewardError

@@ -7,6 +7,8 @@ import socket
 import aiohttp
 import openai
 import pytest
+from openai import AsyncOpenAI
+
 from agl.errors import ConfigError, GatewayError, StoreError
 from agl.gateway.record import call_seed
 from agl.gateway.server import Gateway
@@ -18,7 +20,6 @@ from agl.tasks import Mode
 from agl.testing.scripted import Reply, ScriptedServer
 from agl.testing.toy_tokens import END, logprob_of, prompt_ids
 from agl.transitions import call_of, transitions_of
-from openai import AsyncOpenAI
 
 USER = [{"role": "user", "content": "hi"}]
 TOOLS = [{"type": "function", "function": {"name": "add", "description": "adds", "parameters": {"type": "object", "properties": {}}}}]
@@ -131,7 +132,9 @@ async def test_a_streamed_call_arrives_in_pieces(desk):
     assert "".join(pieces) == "the answer is 42"
 
 
-@pytest.mark.parametrize("reply", [Reply("the answer is 42"), Reply("let me add", tool_calls=[("add", {"a": 1}), ("add", {"b": 2})]), Reply("")])
+@pytest.mark.parametrize(
+    "reply", [Reply("the answer is 42"), Reply("let me add", tool_calls=[("add", {"a": 1}), ("add", {"b": 2})]), Reply("")]
+)
 async def test_the_record_of_a_streamed_call_equals_that_of_an_unstreamed_one(open_desk, reply):
     async with ScriptedServer(lambda body: reply, weight_version="7") as server:
         plain, streamed = await open_desk(server), await open_desk(server)
@@ -331,7 +334,10 @@ async def test_an_endpoint_that_is_down_is_a_bad_gateway_and_a_failure_of_the_in
     assert (span.status, call_of(span).http_status, call_of(span).response) == (SpanStatus.ERROR, 502, None)
 
 
-@pytest.mark.parametrize(("status", "infrastructure"), [(400, False), (413, False), (422, False), (401, True), (404, True), (429, True), (500, True), (503, True)])
+@pytest.mark.parametrize(
+    ("status", "infrastructure"),
+    [(400, False), (413, False), (422, False), (401, True), (404, True), (429, True), (500, True), (503, True)],
+)
 async def test_a_refusal_is_passed_on_and_is_the_infrastructures_or_the_agents(open_desk, status, infrastructure):
     async with ScriptedServer(lambda body: Reply("too long", status=status, headers={"retry-after": "7", "set-cookie": "a=b"})) as server:
         desk = await open_desk(server)

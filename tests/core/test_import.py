@@ -6,8 +6,9 @@ import statistics
 import subprocess
 import sys
 
-import agl
 import pytest
+
+import agl
 
 HEAVY = ("torch", "langchain", "langchain_core", "langgraph", "openai", "pandas", "numpy", "sqlalchemy", "aiohttp", "rich", "stevedore")
 

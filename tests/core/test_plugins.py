@@ -7,8 +7,9 @@ import subprocess
 import sys
 import types
 
-import agl
 import pytest
+
+import agl
 from agl import plugins as module
 from agl.errors import ConfigError, PluginError
 from agl.plugins import Plugins, active
@@ -33,7 +34,9 @@ def rows(plugins):
 
 def test_the_cores_own_plugins_are_loaded_as_anyones():
     found = rows(Plugins())
-    assert {name: found[name].state for name in ("functions", "openai_sdk", "credit")} == dict.fromkeys(("functions", "openai_sdk", "credit"), "ok")
+    assert {name: found[name].state for name in ("functions", "openai_sdk", "credit")} == dict.fromkeys(
+        ("functions", "openai_sdk", "credit"), "ok"
+    )
     assert (found["credit"].package, found["credit"].version) == ("agl-core", agl.__version__)
 
 
@@ -277,6 +280,8 @@ def test_a_plugin_whose_commands_fail_is_left_out_with_a_warning(caplog):
     def fail(cli):
         raise RuntimeError("no click")
 
-    Plugins([plugin("good", agl_register_commands=lambda cli: added.append(cli)), plugin("bad", agl_register_commands=fail)]).register_commands("cli")
+    Plugins(
+        [plugin("good", agl_register_commands=lambda cli: added.append(cli)), plugin("bad", agl_register_commands=fail)]
+    ).register_commands("cli")
     assert added == ["cli"]
     assert "plugin `bad` could not add its commands" in caplog.text

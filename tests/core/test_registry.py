@@ -4,9 +4,10 @@ import subprocess
 import sys
 
 import pytest
+from stevedore import ExtensionManager
+
 from agl import registry
 from agl.errors import PluginError
-from stevedore import ExtensionManager
 
 
 def test_a_driver_is_loaded_by_its_name():
@@ -62,7 +63,13 @@ def test_nothing_stays_in_stevedores_cache():
 
 
 def test_only_the_named_driver_is_imported(install_package, tmp_path):
-    install_package("two-drivers", {"good": "good_module:X", "bad": "bad_module:X"}, "agl.algorithms", good_module="X = 1", bad_module="raise RuntimeError('imported')")
+    install_package(
+        "two-drivers",
+        {"good": "good_module:X", "bad": "bad_module:X"},
+        "agl.algorithms",
+        good_module="X = 1",
+        bad_module="raise RuntimeError('imported')",
+    )
     code = "import sys; from agl import registry; print(registry.load('agl.algorithms', 'good'), 'torch' in sys.modules)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env={"PYTHONPATH": str(tmp_path)})
     assert run.stdout.strip() == "1 False"

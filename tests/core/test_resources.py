@@ -1,6 +1,7 @@
 """Resources: language models and prompts, in immutable versions."""
 
 import pytest
+
 from agl.errors import ConfigError, NotFoundError
 from agl.resources import LLM, PromptTemplate, Resources
 

@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 import pytest
+
 from agl.errors import RewardError
 from agl.rewards import make_reward
 

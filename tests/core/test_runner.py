@@ -7,9 +7,10 @@ import sys
 import threading
 import time
 
-import agl
 import openai
 import pytest
+
+import agl
 from agl import runner as module
 from agl.context import ContextExecutor
 from agl.errors import ConfigError, PluginError
@@ -37,7 +38,13 @@ class Bench:
     async def working(self, agent, *, plugins=(), n_runners=8, **values):
         plugins = Plugins(plugins)
         executor = ThreadExecutor(
-            run_id=RUN, agent=BoundAgent(agent, plugins), store=self.store, gateway=self.gateway, plugins=plugins, n_runners=n_runners, **values
+            run_id=RUN,
+            agent=BoundAgent(agent, plugins),
+            store=self.store,
+            gateway=self.gateway,
+            plugins=plugins,
+            n_runners=n_runners,
+            **values,
         )
         work = asyncio.ensure_future(executor.run())
         try:
@@ -265,7 +272,7 @@ async def test_a_cause_is_kept_in_the_traceback(bench):
     @agl.rollout
     def agent(task):
         try:
-            {}["x"]  # noqa: B018
+            {}["x"]
         except KeyError as missing:
             raise ValueError("bad plan") from missing
 
@@ -549,7 +556,7 @@ async def test_an_agent_that_blocks_the_event_loop_is_no_lost_worker(bench, monk
 
     @agl.rollout
     async def agent(task):
-        time.sleep(0.6)  # noqa: ASYNC251
+        time.sleep(0.6)
         assert await bench.store.expire(RUN, 0.4) == 0
         return 1.0
 

@@ -12,6 +12,7 @@ import time
 
 import msgspec
 import pytest
+
 from agl.errors import NotFoundError, StoreError
 from agl.resources import LLM, PromptTemplate
 from agl.rewards import make_reward
@@ -24,7 +25,16 @@ SUCCEEDED, FAILED = AttemptStatus.SUCCEEDED, AttemptStatus.FAILED
 
 
 def record(run_id, **values):
-    known = {"created_at": time.time(), "status": "running", "step": 0, "seed": 0, "config": {}, "command": [], "folder": "", "directory": ""}
+    known = {
+        "created_at": time.time(),
+        "status": "running",
+        "step": 0,
+        "seed": 0,
+        "config": {},
+        "command": [],
+        "folder": "",
+        "directory": "",
+    }
     return RunRecord(run_id=run_id, **{**known, **values})
 
 
@@ -239,7 +249,11 @@ async def test_cancelling_ends_what_is_queued_and_what_runs(store, make_rollout)
     await store.cancel(RUN)
     assert await store.claim(RUN, "w") == []
     first, second = await store.results([running.rollout_id, queued.rollout_id])
-    assert (first.rollout.status, first.failure, first.rollout.attempt.status) == (RolloutStatus.CANCELLED, Failure.CANCELLED, AttemptStatus.CANCELLED)
+    assert (first.rollout.status, first.failure, first.rollout.attempt.status) == (
+        RolloutStatus.CANCELLED,
+        Failure.CANCELLED,
+        AttemptStatus.CANCELLED,
+    )
     assert (second.rollout.status, second.failure, second.rollout.attempt) == (RolloutStatus.CANCELLED, Failure.CANCELLED, None)
 
 
@@ -276,10 +290,20 @@ async def test_attributes_that_json_cannot_hold_are_kept_as_their_repr(store, ma
     rollout = await claimed(store, make_rollout)
     circle = []
     circle.append(circle)
-    attributes = {"set": {1}, "object": Failure, "key": {(1, 2): 3}, "half": "\ud800", "circle": circle, "none": NoRepr(), "deep": {"x": object()}}
+    attributes = {
+        "set": {1},
+        "object": Failure,
+        "key": {(1, 2): 3},
+        "half": "\ud800",
+        "circle": circle,
+        "none": NoRepr(),
+        "deep": {"x": object()},
+    }
     span = make_span(rollout, attributes=attributes, error="\ud83d!", name="n\ud83d")
     await store.add_spans([span])
-    await store.finish(rollout.attempt.attempt_id, FAILED, error="half \ud83d of an emoji and a \0", spans=[make_span(rollout, attributes={"o": object()})])
+    await store.finish(
+        rollout.attempt.attempt_id, FAILED, error="half \ud83d of an emoji and a \0", spans=[make_span(rollout, attributes={"o": object()})]
+    )
     result = await result_of(store, rollout)
     kept = result.spans[0]
     assert kept.attributes["set"] == [1]

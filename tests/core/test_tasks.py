@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
+
 from agl.errors import ConfigError
 from agl.tasks import Mode, make_tasks
 

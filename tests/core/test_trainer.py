@@ -10,10 +10,11 @@ import sqlite3
 import subprocess
 import sys
 
-import agl
 import openai
 import pandas as pd
 import pytest
+
+import agl
 from agl.errors import AglError, ConfigError, GatewayError, NotFoundError, PluginError, RewardError
 from agl.rollouts import Failure
 from agl.testing.scripted import Reply, ScriptedServer
@@ -85,7 +86,12 @@ def test_fit_lets_the_algorithm_learn_step_by_step(tmp_path):
     lines = [json.loads(line) for line in (result.directory / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [1, 2]
     evaluations = [json.loads(line) for line in (result.directory / "evaluations.jsonl").read_text().splitlines()]
-    assert [(line["mode"], line["step"], line["reward"]) for line in evaluations] == [("test", 0, 0.0), ("val", 1, 1.0), ("val", 2, 2.0), ("test", 2, 2.0)]
+    assert [(line["mode"], line["step"], line["reward"]) for line in evaluations] == [
+        ("test", 0, 0.0),
+        ("val", 1, 1.0),
+        ("val", 2, 2.0),
+        ("test", 2, 2.0),
+    ]
     assert (result.store, result.checkpoint.name) == (agl.trainer.Path(".agl/store.sqlite"), "step-000002")
 
 
@@ -206,7 +212,10 @@ def test_n_workers_is_the_old_name_of_n_runners():
         ({"max_attempts": 0}, "`max_attempts` must be an integer of at least 1"),
         ({"timeout": 0}, "`timeout` must be positive seconds or None"),
         ({"algorithm": object()}, "`algorithm` must be an `agl.Algorithm` or the name of one"),
-        ({"initial_resources": {"main_llm": "http://x"}}, r"`initial_resources\['main_llm'\]` must be an `agl.LLM` or `agl.PromptTemplate`"),
+        (
+            {"initial_resources": {"main_llm": "http://x"}},
+            r"`initial_resources\['main_llm'\]` must be an `agl.LLM` or `agl.PromptTemplate`",
+        ),
     ],
 )
 def test_an_option_that_cannot_work_is_refused(options, says):
@@ -225,7 +234,7 @@ def test_fit_needs_an_algorithm():
 
 
 def test_without_resources_there_is_nothing_to_run_with():
-    with pytest.raises(ConfigError, match="initial_resources="):
+    with pytest.raises(ConfigError, match=r"initial_resources="):
         agl.Trainer(quiet=True).dev(agent, TASKS)
 
 
@@ -247,7 +256,9 @@ def test_a_dataset_that_cannot_work_is_refused_by_its_name(data, says):
 def test_a_dataset_without_the_field_that_input_takes_is_refused_with_the_fields_it_has():
     toy = Toy()
     asked = agl.agent(lambda text: text, input=lambda task: task["question"], reward=lambda task, output: 1.0)
-    with pytest.raises(ConfigError, match=r"`val_dataset\[0\]`: the `input` function failed with KeyError: 'question'; the task has the fields \['q'\]"):
+    with pytest.raises(
+        ConfigError, match=r"`val_dataset\[0\]`: the `input` function failed with KeyError: 'question'; the task has the fields \['q'\]"
+    ):
         agl.Trainer(algorithm=toy, quiet=True).fit(asked, [{"question": "a"}], [{"q": "a"}])
     assert toy.calls == []
     assert not os.path.exists(".agl")
@@ -308,11 +319,10 @@ def test_when_all_rollouts_fail_the_first_traceback_is_shown_and_what_to_try():
 
 
 def test_when_most_rollouts_have_no_reward_the_run_stops_with_the_reason():
+    @agl.rollout
+    def silent(task, prompt): ...
+
     with pytest.raises(RewardError, match="4 of 4 rollouts have no usable reward; the first says: no reward: `silent` returned None"):
-
-        @agl.rollout
-        def silent(task, prompt): ...
-
         agl.Trainer(algorithm=Toy(), quiet=True).fit(silent, TASKS)
 
 
@@ -386,7 +396,12 @@ def start(folder, *arguments):
     folder.mkdir(exist_ok=True)
     (folder / "run.py").write_text(SCRIPT)
     return subprocess.Popen(
-        [sys.executable, "run.py", *arguments], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, "COLUMNS": "200"}
+        [sys.executable, "run.py", *arguments],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "COLUMNS": "200"},
     )
 
 
@@ -408,6 +423,13 @@ def trained(folder):
     return {(r["step"], r["task"]["task_id"], r["sample"], r["seed"]) for r in rollouts}, steps, runs
 
 
+def statuses(folder):
+    connection = sqlite3.connect(folder / ".agl" / "store.sqlite")
+    found = {status for (status,) in connection.execute("SELECT status FROM rollouts")}
+    connection.close()
+    return found
+
+
 def test_a_run_that_was_stopped_or_killed_goes_on_as_if_it_never_had(tmp_path):
     stopped, killed, whole = tmp_path / "stopped", tmp_path / "killed", tmp_path / "whole"
     hanging = {folder: start(folder, "hang", "new") for folder in (stopped, killed)}
@@ -423,6 +445,7 @@ def test_a_run_that_was_stopped_or_killed_goes_on_as_if_it_never_had(tmp_path):
     assert re.search(r"stopped after 2 steps; go on with: agl train --resume run-\w+", out[stopped])
     assert "Task was destroyed" not in out[stopped]
     assert trained(stopped)[2] == [("stopped", 2)]
+    assert statuses(stopped) == {"succeeded", "cancelled"}
     assert trained(killed)[2] == [("running", 2)]
     for folder in (stopped, killed):
         assert "goes on after step 2" in finish(folder, "run", "resume")

@@ -3,11 +3,12 @@
 import msgspec
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from agl.errors import ConfigError
 from agl.spans import SpanKind
 from agl.transitions import RoleFilter, rows_of, transitions_of
-from hypothesis import given
-from hypothesis import strategies as st
 
 
 def reasons(*spans):
@@ -269,7 +270,9 @@ def test_every_sampled_token_of_a_trained_call_is_in_exactly_one_mask(tree):
     for item in items:
         if item.parent is not None:
             parents = [other for other in items if other.span_id == item.parent]
-            assert any(item.prompt_ids[: len(other.prompt_ids + other.response_ids)] == other.prompt_ids + other.response_ids for other in parents)
+            assert any(
+                item.prompt_ids[: len(other.prompt_ids + other.response_ids)] == other.prompt_ids + other.response_ids for other in parents
+            )
 
 
 def _span(prompt, answers, kind, number):
@@ -278,7 +281,9 @@ def _span(prompt, answers, kind, number):
     choices = [Choice(response_ids=list(ids), logprobs=[-0.1 * (number + 1)] * len(ids)) for ids in answers]
     request = {"temperature": 2.0 if kind == "hot" else 1.0}
     failed = kind == "failed"
-    call = LLMCall(request=request, response=None if failed else {}, choices=[] if failed else choices, prompt_ids=list(prompt), version="1")
+    call = LLMCall(
+        request=request, response=None if failed else {}, choices=[] if failed else choices, prompt_ids=list(prompt), version="1"
+    )
     return Span(
         span_id=f"{number:016x}", trace_id="0", rollout_id="ro", attempt_id="at", name="chat", kind=SpanKind.LLM, started_at=float(number),
         ended_at=number + 0.5, role="frozen" if kind == "frozen" else None, status=SpanStatus.ERROR if failed else SpanStatus.OK,

@@ -56,13 +56,13 @@ class Console:
         left = (time.monotonic() - self._started) / max(1, done) * (self.total_steps - number)
         known = [f"step {number:>3}/{self.total_steps}"]
         if metrics.get("reward") is not None:
-            known.append(f"reward {metrics['reward']:.3f} ± {metrics.get('reward_interval', 0.0):.3f}")
+            known.append(f"reward {metrics['reward']:.3f} ± {metrics.get('reward_interval') or 0.0:.3f}")
         if "groups" in metrics:
             known.append(f"groups {metrics.get('groups_used', 0)}/{metrics['groups']}")
         known += [f"{name} {metrics[name]:.3g}" for name in ("loss", "kl", "entropy", "grad_norm") if name in metrics]
         if metrics.get("sampled_tokens"):
             known.append(f"{metrics['sampled_tokens'] / max(metrics['seconds'], 1e-9):.0f} tokens/s")
-        self.say("  ".join([*known, f"{metrics['seconds']:.1f} s", f"left {left / 60:.0f}:{left % 60:02.0f}"]))
+        self.say("  ".join([*known, f"{metrics['seconds']:.1f} s", f"left {int(left) // 60}:{int(left) % 60:02}"]))
 
     def evaluation(self, evaluation: Evaluation) -> None:
         """One line for an evaluation."""

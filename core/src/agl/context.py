@@ -12,7 +12,7 @@ import queue
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -147,20 +147,21 @@ def set_call(call_id: str | None) -> contextvars.Token[str | None]:
 
 
 @contextlib.contextmanager
-def entered(attempt: ActiveAttempt) -> Iterator[ActiveAttempt]:
+def entered(attempt: ActiveAttempt) -> Generator[ActiveAttempt]:
     """Run code inside an attempt. Role, span and call start empty: an event loop may reuse a context with old values."""
     token = _ATTEMPT.set(attempt)
-    others = [(variable, variable.set(None)) for variable in (_ROLE, _SPAN, _CALL)]
+    role_, span, call = _ROLE.set(None), _SPAN.set(None), _CALL.set(None)
     try:
         yield attempt
     finally:
         _ATTEMPT.reset(token)
-        for variable, old in others:
-            variable.reset(old)
+        _ROLE.reset(role_)
+        _SPAN.reset(span)
+        _CALL.reset(call)
 
 
 @contextlib.contextmanager
-def role(name: str) -> Iterator[None]:
+def role(name: str) -> Generator[None]:
     """Mark the LLM calls inside as made by `name`, below the role around it."""
     outer = current_role()
     token = _ROLE.set(_Role(f"{outer}/{name}" if outer else name, None, None))
@@ -171,7 +172,7 @@ def role(name: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def operation(name: str, kind: SpanKind = SpanKind.OPERATION, /, **attributes: Any) -> Iterator[dict[str, Any]]:
+def operation(name: str, kind: SpanKind = SpanKind.OPERATION, /, **attributes: Any) -> Generator[dict[str, Any]]:
     """A span around a block of the user's code; yields its attributes, to add to.
 
     Without a running attempt nothing is recorded.

@@ -12,9 +12,9 @@ import importlib.metadata
 import inspect
 import logging
 import os
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping, Sequence
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import pluggy
@@ -87,8 +87,9 @@ class Plugins:
 
     def _register(self, plugin: Any, name: str) -> None:
         known = {spec for spec in dir(hookspecs) if spec.startswith("agl_")}
-        home = plugin if inspect.ismodule(plugin) else type(plugin)
-        hooks = {name: value for name in dir(home) if name.startswith("agl_") and inspect.isroutine(value := inspect.getattr_static(home, name))}
+        home = cast(object, plugin if inspect.ismodule(plugin) else type(plugin))
+        named = {name: inspect.getattr_static(home, name) for name in dir(home) if name.startswith("agl_")}
+        hooks = {name: value for name, value in named.items() if inspect.isroutine(value)}
         if unknown := sorted(hooks.keys() - known):
             raise PluginError(f"plugin `{name}` implements {unknown}, which are no hooks; the hooks are {sorted(known)}")
         if unmarked := sorted(hook for hook, function in hooks.items() if not hasattr(_function(function), "agl_impl")):
@@ -97,7 +98,8 @@ class Plugins:
             raise PluginError(f"plugin `{name}` wraps {wrappers}; a hook of AGL is implemented, not wrapped")
         api = getattr(plugin, "agl_plugin_api", hookspecs.AGL_PLUGIN_API)
         if api != hookspecs.AGL_PLUGIN_API:
-            raise PluginError(f"plugin `{name}` is made for plugin API {api}, this is {hookspecs.AGL_PLUGIN_API}; upgrade the older of the two")
+            this = hookspecs.AGL_PLUGIN_API
+            raise PluginError(f"plugin `{name}` is made for plugin API {api}, this is {this}; upgrade the older of the two")
         try:
             self._manager.register(plugin, name)
         except (pluggy.PluginValidationError, ValueError) as error:
@@ -122,7 +124,7 @@ class Plugins:
         return adapter
 
     @contextlib.contextmanager
-    def opened(self, attempt: ActiveAttempt) -> Iterator[None]:
+    def opened(self, attempt: ActiveAttempt) -> Generator[None]:
         """Tracing and resources of all plugins, open for one attempt."""
         token = _ACTIVE.set(self)
         try:
@@ -200,11 +202,12 @@ class Plugins:
 
     def _implementations(self, hook: str) -> list[tuple[str, Callable[..., Any]]]:
         """Name and function of every implementation, in call order: what pluggy itself would call, but attributable."""
-        return [(impl.plugin_name, functools.partial(_subset, impl)) for impl in reversed(getattr(self._manager.hook, hook).get_hookimpls())]
+        found = getattr(self._manager.hook, hook).get_hookimpls()
+        return [(implementation.plugin_name, functools.partial(_subset, implementation)) for implementation in reversed(found)]
 
 
 @contextlib.contextmanager
-def _named(name: str, hook: str) -> Iterator[None]:
+def _named(name: str, hook: str) -> Generator[None]:
     """A plugin's failure with the plugin's name; what it says on purpose stays as it is."""
     try:
         yield
@@ -215,7 +218,7 @@ def _named(name: str, hook: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _around(manager: contextlib.AbstractContextManager[Any], name: str, hook: str) -> Iterator[None]:
+def _around(manager: contextlib.AbstractContextManager[Any], name: str, hook: str) -> Generator[None]:
     """A plugin's context manager, which may neither swallow the agent's exception nor be taken for its failure."""
     with _named(name, hook):
         manager.__enter__()
@@ -234,7 +237,7 @@ def _around(manager: contextlib.AbstractContextManager[Any], name: str, hook: st
 
 
 def _as_rewards(given: Any) -> list[Reward]:
-    rewards = [] if given is None else [given] if isinstance(given, Reward) else list(given) if isinstance(given, (list, tuple)) else [given]
+    rewards: list[Any] = [] if given is None else [*given] if isinstance(given, (list, tuple)) else [given]
     if wrong := [reward for reward in rewards if not isinstance(reward, Reward)]:
         raise TypeError(f"it must give `agl.Reward`, a list of them or None, not {wrong[0]!r}")
     return rewards
@@ -245,7 +248,7 @@ def _options(function: Any) -> set[str]:
 
 
 def _function(value: Any) -> Any:
-    return value.__func__ if isinstance(value, (staticmethod, classmethod)) else value
+    return getattr(value, "__func__", value)
 
 
 def _subset(implementation: Any, **arguments: Any) -> Any:

@@ -39,7 +39,8 @@ def load(group: str, name: str) -> Any:
         raise PluginError(f"no {kind} is named `{name}`; there are {sorted(drivers(group))}{hint}")
     if len(entries) > 1:
         packages = sorted(map(_package, entries))
-        raise PluginError(f"{packages} both bring the {kind} `{short}`; say which: " + " or ".join(f"`{package}:{short}`" for package in packages))
+        which = " or ".join(f"`{package}:{short}`" for package in packages)
+        raise PluginError(f"{packages} both bring the {kind} `{short}`; say which: {which}")
     # stevedore's disk cache keeps the entry points of an edited package for two minutes and loses their distribution.
     ExtensionManager.ENTRY_POINT_CACHE[group] = entries
     try:

@@ -47,7 +47,8 @@ def _number(value: Any, name: str, source: str) -> float:
     if isinstance(value, bool):
         return float(value)
     if not isinstance(value, (int, float)):
-        raise RewardError(f"reward `{name}` from {source} must be a finite number, given was {value!r} ({type(value).__name__}); return a float")
+        given = f"{value!r} ({type(value).__name__})"
+        raise RewardError(f"reward `{name}` from {source} must be a finite number, given was {given}; return a float")
     try:
         number = float(value)
     except OverflowError:

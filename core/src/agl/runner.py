@@ -60,13 +60,15 @@ class BoundAgent:
                 return task
             if "input" not in task:
                 raise ConfigError(
-                    f"say which part of a task the agent may see: `agl.agent({self.spec.name}, input=lambda task: …)`; the task has the fields {sorted(task)}"
+                    f"say which part of a task the agent may see: `agl.agent({self.spec.name}, input=lambda task: …)`; "
+                    f"the task has the fields {sorted(task)}"
                 )
             return task["input"]
         try:
             return self.spec.input(task)
         except Exception as error:
-            raise ConfigError(f"the `input` function failed with {type(error).__name__}: {error}; the task has the fields {sorted(task)}") from error
+            raised = f"{type(error).__name__}: {error}"
+            raise ConfigError(f"the `input` function failed with {raised}; the task has the fields {sorted(task)}") from error
 
     async def run(self, rollout: Rollout, resources: Resources) -> tuple[Any, list[Reward]]:
         """Run on a rollout's task; returns the output and the rewards that the agent or its reward function gives."""
@@ -139,9 +141,10 @@ class ThreadExecutor:
             if work is not None:
                 work.cancel()
         self._active = {attempt_id: task for attempt_id, task in self._active.items() if task not in done}
-        for task in done:
-            if not task.cancelled():  # an attempt that was cancelled has said so in the store
-                task.result()
+        # An attempt that was cancelled has said so in the store.
+        errors = [error for task in done if not task.cancelled() and (error := task.exception()) is not None]
+        if errors:
+            raise errors[0]
 
     def _beat(self, loop: asyncio.AbstractEventLoop, over: threading.Event) -> None:
         """Tell the store that this process lives, from a thread: an agent that blocks the event loop is not a lost worker."""
@@ -197,7 +200,8 @@ class ThreadExecutor:
             if _stopped_from_outside(error):
                 return _Outcome(AttemptStatus.CANCELLED, Failure.CANCELLED, "stopped from outside", cancelled=True)
             if deadline.expired():
-                return _Outcome(AttemptStatus.TIMEOUT, Failure.TIMEOUT, _where(error) + f"the agent did not end within {rollout.timeout:g} s")
+                message = f"the agent did not end within {rollout.timeout:g} s"
+                return _Outcome(AttemptStatus.TIMEOUT, Failure.TIMEOUT, _where(error) + message)
             failure = Failure.INFRASTRUCTURE if attempt.infrastructure_error else Failure.AGENT
             return _Outcome(AttemptStatus.FAILED, failure, _traceback(error))
         if attempt.infrastructure_error:  # the agent hid it, yet what it returned says nothing of the agent
@@ -205,11 +209,11 @@ class ThreadExecutor:
         return _Outcome(AttemptStatus.SUCCEEDED, None, None, output=_json(output), rewards=rewards)
 
     async def _end(self, attempt: ActiveAttempt, outcome: _Outcome, started: float) -> None:
+        assert attempt.rollout.attempt is not None
         spans, emitted = attempt.close()
         rewards = [*emitted, *outcome.rewards]
-        ended = msgspec.structs.replace(
-            attempt.rollout.attempt, status=outcome.status, failure=outcome.failure, error=outcome.error, output=outcome.output, ended_at=time.time()
-        )
+        told = {"status": outcome.status, "failure": outcome.failure, "error": outcome.error, "output": outcome.output}
+        ended = msgspec.structs.replace(attempt.rollout.attempt, ended_at=time.time(), **told)
         spans.append(self._root(attempt, outcome, started))
         result = RolloutResult(rollout=msgspec.structs.replace(attempt.rollout, attempt=ended), spans=tuple(spans), rewards=tuple(rewards))
         if outcome.failure not in (Failure.INFRASTRUCTURE, Failure.CANCELLED):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Sequence
 from enum import StrEnum
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
@@ -33,7 +33,7 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     mode: Mode = Mode.TRAIN
 
 
-def make_tasks(dataset: Iterable[Any], mode: Mode, name: str) -> list[Task]:
+def make_tasks(dataset: Any, mode: Mode, name: str) -> list[Task]:
     """Tasks of a dataset: a sequence of dicts with JSON values.
 
     numpy scalars are converted; NaN, which pandas writes for a missing value, becomes None.
@@ -43,15 +43,16 @@ def make_tasks(dataset: Iterable[Any], mode: Mode, name: str) -> list[Task]:
     """
     if isinstance(dataset, (str, bytes, dict)) or not isinstance(dataset, Iterable):
         raise ConfigError(
-            f"`{name}` must be a sequence of dicts, given was {type(dataset).__name__}; "
+            f"`{name}` must be a sequence of dicts, given was {type(cast(object, dataset)).__name__}; "
             "a pandas DataFrame becomes one with `.to_dict('records')`"
         )
-    rows: Sequence[Any] = list(dataset)
+    rows: Sequence[Any] = list(cast(Iterable[Any], dataset))
     if rows and isinstance(rows[0], str):  # what iterating a DataFrame gives
         raise ConfigError(f"`{name}` gives strings, not dicts; a pandas DataFrame becomes a dataset with `.to_dict('records')`")
     if not rows:
         raise ConfigError(f"`{name}` is empty; it needs at least one task")
-    tasks, seen = [], {}
+    tasks: list[Task] = []
+    seen: dict[str, int] = {}
     for index, row in enumerate(rows):
         task = _make_task(row, mode, f"{name}[{index}]")
         if task.task_id in seen and _given_id(row) is not None:
@@ -68,7 +69,7 @@ def _make_task(row: Any, mode: Mode, where: str) -> Task:
         encoded = msgspec.json.encode(row, enc_hook=_plain, order="sorted")
     except (TypeError, ValueError, RecursionError) as error:
         raise ConfigError(f"`{where}` cannot be stored as JSON: {error}") from None
-    given = _given_id(row)
+    given = _given_id(cast(dict[str, Any], row))
     task_id = str(given) if given is not None else hashlib.sha256(encoded).hexdigest()[:16]
     return Task(task_id=task_id, data=msgspec.json.decode(encoded), mode=mode)
 

@@ -209,6 +209,12 @@ async def test_new_weights_are_used_at_once_and_named(make_model, make_engine) -
     assert after.answers[0].token_ids == plain_logprobs(other, prompt, after.answers[0].token_ids).argmax(-1).tolist()
 
 
+async def test_weights_of_another_model_are_refused(engine) -> None:
+    with pytest.raises(EngineError, match="no parameters"):
+        await engine.update_weights("1", {"another.weight": torch.zeros(1)})
+    assert engine.version == "0"
+
+
 async def test_a_request_that_cannot_start_in_time_fails_and_says_why(model, make_engine) -> None:
     engine = make_engine(model, queue_timeout=0.05)
     async with engine.paused():

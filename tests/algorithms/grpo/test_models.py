@@ -28,6 +28,17 @@ def test_a_saved_model_comes_back_with_its_tokenizer(folder: Path, model: Any, t
     assert next(load_policy(folder, dtype=torch.bfloat16, device="cpu")[0].parameters()).dtype == torch.bfloat16
 
 
+def test_weights_stay_what_they_are_when_their_file_is_written_anew(folder: Path) -> None:
+    loaded, _ = load_policy(folder, device="cpu")
+    before = [value.detach().clone() for value in loaded.parameters()]
+    file = folder / "model.safetensors"
+    size = file.stat().st_size
+    with file.open("r+b") as handle:  # in place, as `save_pretrained` into the same folder may do
+        handle.truncate(0)
+        handle.write(bytes(size))
+    assert all(torch.equal(old, new) for old, new in zip(before, loaded.parameters(), strict=True))
+
+
 @pytest.mark.parametrize("name", ["./nowhere", "/nowhere/at/all", "models/deep/path", "~/nowhere-at-all"])
 def test_a_path_that_does_not_exist_is_not_looked_for_on_the_hub(name: str) -> None:
     with pytest.raises(ConfigError, match=f"there is no folder `{name}`"):

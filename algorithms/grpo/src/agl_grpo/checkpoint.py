@@ -25,6 +25,7 @@ from torch import Tensor
 
 from agl.errors import ConfigError
 from agl_grpo.learner import Learner
+from agl_grpo.models import quiet
 
 _FORMAT = 1
 
@@ -44,8 +45,9 @@ def save(folder: str | os.PathLike[str], learner: Learner, tokenizer: Any, extra
     building.mkdir()
     try:
         weights = building / _weights_name(learner)
-        learner.model.save_pretrained(weights)  # type: ignore[operator]
-        tokenizer.save_pretrained(weights)
+        with quiet():
+            learner.model.save_pretrained(weights)  # type: ignore[operator]
+            tokenizer.save_pretrained(weights)
         save_file(_moments(learner), building / "optimizer.safetensors")
         save_file(_random_tensors(), building / "random.safetensors")
         (building / "state.json").write_bytes(msgspec.json.encode(_state(learner, extra or {})))
@@ -113,7 +115,8 @@ def _load_weights(folder: Path, learner: Learner) -> None:
         if result.unexpected_keys:
             raise ConfigError(f"the adapter in `{folder}` does not fit this model: it also has {result.unexpected_keys[:3]}")
         return
-    saved = type(model).from_pretrained(folder, dtype=model.dtype)
+    with quiet():
+        saved = type(model).from_pretrained(folder, dtype=model.dtype)
     try:
         model.load_state_dict(saved.state_dict())
     except RuntimeError as error:

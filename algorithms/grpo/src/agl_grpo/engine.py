@@ -240,7 +240,9 @@ class Engine:
         """
         async with self.paused():
             if weights is not None:
-                self.model.load_state_dict(dict(weights), strict=False)
+                unknown = self.model.load_state_dict(dict(weights), strict=False).unexpected_keys
+                if unknown:
+                    raise EngineError(f"the model has no parameters {unknown[:3]}; the weights that it has were changed")
             self.version = version
 
     # --- life ---------------------------------------------------------------------------------------------------------

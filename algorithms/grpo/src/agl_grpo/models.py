@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
+from collections.abc import Iterator
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,7 +56,8 @@ def load_policy(
     where = _device(device)
     try:
         tokenizer = AutoTokenizer.from_pretrained(source)
-        model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype)
+        with quiet():
+            model = _own_memory(AutoModelForCausalLM.from_pretrained(source, dtype=dtype))
     except ConfigError:
         raise
     except Exception as error:
@@ -68,6 +71,27 @@ def load_policy(
         model = with_lora(model, lora)
     moved: Any = model
     return moved.to(where).eval(), tokenizer
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Without the progress bars of `transformers`, which tear the run's own output apart."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+def _own_memory(model: nn.Module) -> nn.Module:
+    """The model with its weights out of the mapped file: rewriting the file would drop even the pages that training changed."""
+    for value in [*model.parameters(), *model.buffers()]:
+        value.data = value.data.clone()
+    return model
 
 
 def _source(name: str) -> str:

@@ -156,7 +156,7 @@ class Worker:
                     self._gather()
             taken: list[Request] = []
             free = self.batch.limit - self.batch.size
-            while not self.pauses and self._waiting and len(self._waiting[0].rows) <= free:
+            while not self.pauses and self._waiting and (self._waiting[0].cancelled or len(self._waiting[0].rows) <= free):
                 request = self._waiting.popleft()
                 if not request.cancelled:
                     request.version = self.version

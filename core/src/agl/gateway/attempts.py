@@ -7,7 +7,7 @@ import contextlib
 import re
 import secrets
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from typing import Any
 
 from agl.context import ActiveAttempt
@@ -56,7 +56,7 @@ class OpenAttempt:
         return number
 
     @contextlib.contextmanager
-    def calling(self) -> Iterator[None]:
+    def calling(self) -> Generator[None]:
         """Around a call that is on its way."""
         task = asyncio.current_task()
         assert task is not None

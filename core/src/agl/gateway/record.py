@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
@@ -65,17 +65,19 @@ def call_seed(seed: int, role: str | None, number: int) -> int:
 
 def answer_for_agent(response: dict[str, Any], asked: dict[str, Any]) -> dict[str, Any]:
     """The response without what only the gateway asked for."""
-    choices = []
+    choices: list[dict[str, Any]] = []
     for choice in _choices(response):
         kept = {name: value for name, value in choice.items() if name != "token_ids" or asked.get("return_token_ids")}
         if not asked.get("logprobs"):
             kept["logprobs"] = None
         choices.append(kept)
-    dropped = set() if asked.get("return_token_ids") else {"prompt_token_ids"}
-    return {name: value for name, value in response.items() if name not in dropped} | {"choices": choices}
+    keep_prompt = bool(asked.get("return_token_ids"))
+    return {name: value for name, value in response.items() if keep_prompt or name != "prompt_token_ids"} | {"choices": choices}
 
 
-def make_span(exchange: Exchange, attempt_id: str, rollout_id: str, *, response: dict[str, Any] | None, status: int, error: str | None) -> Span:
+def make_span(
+    exchange: Exchange, attempt_id: str, rollout_id: str, *, response: dict[str, Any] | None, status: int, error: str | None
+) -> Span:
     """The llm span of a call that ended, well or not."""
     told = (response or {}).get("weight_version")
     call = LLMCall(
@@ -108,30 +110,34 @@ def make_span(exchange: Exchange, attempt_id: str, rollout_id: str, *, response:
 
 
 def _choices(response: dict[str, Any]) -> list[dict[str, Any]]:
-    found = response.get("choices")
-    return [choice for choice in found if isinstance(choice, dict)] if isinstance(found, list) else []
+    return [cast(dict[str, Any], choice) for choice in _list(response.get("choices")) if isinstance(choice, dict)]
+
+
+def _list(value: Any) -> list[Any]:
+    return cast(list[Any], value) if isinstance(value, list) else []
 
 
 def _choice(choice: dict[str, Any]) -> Choice:
-    return Choice(response_ids=_ids(choice.get("token_ids")), logprobs=_logprobs(choice.get("logprobs")), finish_reason=choice.get("finish_reason"))
+    return Choice(
+        response_ids=_ids(choice.get("token_ids")), logprobs=_logprobs(choice.get("logprobs")), finish_reason=choice.get("finish_reason")
+    )
 
 
 def _ids(value: Any) -> list[int] | None:
     """Token ids, or None where the endpoint told something else."""
-    return value if isinstance(value, list) and all(type(item) is int for item in value) else None
+    return _list(value) if isinstance(value, list) and all(type(item) is int for item in _list(value)) else None
 
 
 def _logprobs(value: Any) -> list[float] | None:
-    entries = value.get("content") if isinstance(value, dict) else None
     try:
-        return None if entries is None else [float(entry["logprob"]) for entry in entries]
+        return [float(entry["logprob"]) for entry in value["content"]]
     except (KeyError, TypeError, ValueError):
         return None
 
 
 def _attributes(exchange: Exchange, response: dict[str, Any]) -> dict[str, Any]:
-    usage = response.get("usage") or {}
-    values = {
+    usage: dict[str, Any] = response.get("usage") or {}
+    values: dict[str, Any] = {
         "gen_ai.operation.name": "chat",
         "gen_ai.request.model": exchange.sent.get("model"),
         "gen_ai.request.temperature": exchange.sent.get("temperature"),

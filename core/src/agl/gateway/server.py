@@ -78,7 +78,8 @@ class Gateway:
         except OSError as error:
             await self._runner.cleanup()
             raise GatewayError(
-                f"the gateway cannot listen on {self._host}:{self._port}: {error.strerror or error}; choose another port (`gateway_port=`, 0 for any free one)"
+                f"the gateway cannot listen on {self._host}:{self._port}: {error.strerror or error}; "
+                "choose another port (`gateway_port=`, 0 for any free one)"
             ) from error
         port = self._runner.addresses[0][1]
         self.url = f"http://{self._host}:{port}"
@@ -120,7 +121,7 @@ class Gateway:
         }
 
     async def close(self, attempt_id: str) -> None:
-        """End an attempt's access, and its calls that are still on their way; returns when all its calls are in the store.
+        """End an attempt's access, and its calls that are on their way; returns when all its calls are in the store.
 
         Raises:
             StoreError: they could not be stored.
@@ -206,7 +207,8 @@ class Gateway:
     async def _stream(
         self, request: web.Request, opened: OpenAttempt, exchange: Exchange, upstream: aiohttp.ClientResponse
     ) -> web.StreamResponse:
-        response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-cache", SPAN_HEADER: exchange.span_id})
+        headers = {"Content-Type": "text/event-stream", "Cache-Control": "no-cache", SPAN_HEADER: exchange.span_id}
+        response = web.StreamResponse(headers=headers)
         assembler, body, error = StreamAssembler(), None, None
         await _to_client(response.prepare(request))
         try:
@@ -263,7 +265,8 @@ class Gateway:
             form = '{"value": 1.0, "name": "reward", "role": null, "span_id": null}'
             raise _problem(web.HTTPBadRequest, f"a reward is posted as {form}; only `value` is needed", "invalid_reward")
         try:
-            reward = make_reward(body["value"], name=body.get("name") or FINAL, source="agent", span_id=body.get("span_id"), role=body.get("role"))
+            given = {"span_id": body.get("span_id"), "role": body.get("role")}
+            reward = make_reward(body["value"], name=body.get("name") or FINAL, source="agent", **given)
         except RewardError as error:
             raise _problem(web.HTTPBadRequest, str(error), "invalid_reward") from None
         opened.attempt.add_reward(reward)

@@ -25,17 +25,18 @@ class StreamAssembler:
         """Take bytes of the event stream as they arrive; returns whether they held a token.
 
         Raises:
-            msgspec.DecodeError: an event is not JSON.
+            msgspec.DecodeError: an event is not a chunk of a chat completion.
         """
         lines = (self._rest + data).split(b"\n")
         self._rest = lines.pop()
-        return any([self._line(line) for line in lines])
+        held_tokens = [self._line(line) for line in lines]
+        return any(held_tokens)
 
     def finished(self) -> dict[str, Any]:
         """The whole response.
 
         Raises:
-            msgspec.DecodeError: the last event is not JSON.
+            msgspec.DecodeError: the last event is not a chunk of a chat completion.
         """
         self._line(self._rest)  # a server may leave out the last line's end
         self._rest = b""
@@ -53,7 +54,10 @@ class StreamAssembler:
         if payload == DONE:
             self._done = True
             return False
-        return self._chunk(msgspec.json.decode(payload, type=dict[str, Any]))
+        try:
+            return self._chunk(msgspec.json.decode(payload, type=dict[str, Any]))
+        except (AttributeError, LookupError, TypeError) as error:
+            raise msgspec.DecodeError(f"a chunk of unknown form: {error}") from error
 
     def _chunk(self, chunk: dict[str, Any]) -> bool:
         if chunk.get("error"):
@@ -62,16 +66,17 @@ class StreamAssembler:
         for name, value in chunk.items():
             if name not in ("choices", "object") and value is not None:
                 self.response[name] = value
-        deltas = [part for part in chunk.get("choices") or () if isinstance(part, dict)]
+        deltas: list[dict[str, Any]] = chunk.get("choices") or []
         for part in deltas:
             self._delta(part)
         return bool(deltas)
 
     def _delta(self, part: dict[str, Any]) -> None:
-        index = part.get("index") or 0
+        index: int = part.get("index") or 0
         choice = self._choices.setdefault(index, {"index": index, "message": {"role": "assistant", "content": None}, "finish_reason": None})
-        message = choice["message"]
-        for name, value in (part.get("delta") or {}).items():
+        message: dict[str, Any] = choice["message"]
+        delta: dict[str, Any] = part.get("delta") or {}
+        for name, value in delta.items():
             if name == "tool_calls":
                 if value:
                     _merge_tool_calls(message.setdefault("tool_calls", []), value)
@@ -82,8 +87,9 @@ class StreamAssembler:
         choice["finish_reason"] = part.get("finish_reason") or choice["finish_reason"]
         if part.get("token_ids") is not None:
             choice.setdefault("token_ids", []).extend(part["token_ids"])
-        if (part.get("logprobs") or {}).get("content") is not None:
-            choice.setdefault("logprobs", {"content": []})["content"].extend(part["logprobs"]["content"])
+        logprobs: dict[str, Any] = part.get("logprobs") or {}
+        if logprobs.get("content") is not None:
+            choice.setdefault("logprobs", {"content": []})["content"].extend(logprobs["content"])
         choice |= {name: value for name, value in part.items() if name not in _KNOWN and value is not None}
 
 
@@ -92,7 +98,7 @@ def _merge_tool_calls(calls: list[dict[str, Any]], parts: list[dict[str, Any]]) 
         index = part.get("index", len(calls))
         while len(calls) <= index:
             calls.append({"type": "function", "function": {"name": "", "arguments": ""}})
-        call, function = calls[index], part.get("function") or {}
-        call |= {name: value for name, value in part.items() if name in ("id", "type") and value}
+        calls[index].update({name: value for name, value in part.items() if name in ("id", "type") and value})
+        function: dict[str, Any] = part.get("function") or {}
         for name in ("name", "arguments"):
-            call["function"][name] += function.get(name) or ""
+            calls[index]["function"][name] += function.get(name) or ""

@@ -74,9 +74,13 @@ def _as_json(value: Any) -> Any:
 
 def claim(connection: Connection, sql: Statements, run_id: str, worker_id: str, limit: int) -> list[Rollout]:
     """The oldest queued rollouts, each with a new attempt on it."""
-    now, claimed, rows = time.time(), [], []
+    now = time.time()
+    claimed: list[Rollout] = []
+    rows: list[dict[str, Any]] = []
     for _, rollout_id, number, body in sorted(sql.claim(connection, run=run_id, most=limit)):
-        attempt = Attempt(attempt_id=new_id("at"), rollout_id=rollout_id, number=number, worker_id=worker_id, started_at=now, heartbeat_at=now)
+        attempt = Attempt(
+            attempt_id=new_id("at"), rollout_id=rollout_id, number=number, worker_id=worker_id, started_at=now, heartbeat_at=now
+        )
         rows.append(
             {
                 "attempt_id": attempt.attempt_id,
@@ -105,7 +109,8 @@ def end_rollout(
     connection: Connection, sql: Statements, rollout_id: str, status: AttemptStatus, failure: Failure | None, now: float
 ) -> RolloutStatus | None:
     """The rollout's status after an attempt on it ended; None when it had ended before."""
-    after = {AttemptStatus.SUCCEEDED: RolloutStatus.SUCCEEDED, AttemptStatus.CANCELLED: RolloutStatus.CANCELLED}.get(status, RolloutStatus.FAILED)
+    ends = {AttemptStatus.SUCCEEDED: RolloutStatus.SUCCEEDED, AttemptStatus.CANCELLED: RolloutStatus.CANCELLED}
+    after = ends.get(status, RolloutStatus.FAILED)
     rows = sql.end_rollout(connection, rollout=rollout_id, retry=failure == Failure.INFRASTRUCTURE, after=str(after), now=now)
     return RolloutStatus(rows[0][0]) if rows else None
 
@@ -128,7 +133,9 @@ def expire(connection: Connection, sql: Statements, run_id: str, silent_seconds:
         )
         .returning(table.c.rollout_id)
     ).scalars()
-    ended = {rollout_id: end_rollout(connection, sql, rollout_id, AttemptStatus.LOST, Failure.INFRASTRUCTURE, now) for rollout_id in lost.all()}
+    ended = {
+        rollout_id: end_rollout(connection, sql, rollout_id, AttemptStatus.LOST, Failure.INFRASTRUCTURE, now) for rollout_id in lost.all()
+    }
     return {rollout_id: status for rollout_id, status in ended.items() if status is not None}
 
 
@@ -156,7 +163,8 @@ def beat(connection: Connection, attempt_ids: Sequence[str]) -> set[str]:
     table, alive = schema.attempts, set[str]()
     for ids in chunks(attempt_ids):
         running = (table.c.attempt_id.in_(ids), table.c.status == str(AttemptStatus.RUNNING))
-        alive.update(connection.execute(update(table).where(*running).values(heartbeat_at=time.time()).returning(table.c.attempt_id)).scalars())
+        beating = update(table).where(*running).values(heartbeat_at=time.time()).returning(table.c.attempt_id)
+        alive.update(connection.execute(beating).scalars())
     return alive
 
 
@@ -164,7 +172,9 @@ def still_open(connection: Connection, rollout_ids: Sequence[str]) -> set[str]:
     """Those that have not ended."""
     table, found = schema.rollouts, set[str]()
     for ids in chunks(rollout_ids):
-        found.update(connection.execute(select(table.c.rollout_id).where(table.c.rollout_id.in_(ids), table.c.ended_at.is_(None))).scalars())
+        found.update(
+            connection.execute(select(table.c.rollout_id).where(table.c.rollout_id.in_(ids), table.c.ended_at.is_(None))).scalars()
+        )
     return found
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
@@ -102,7 +102,7 @@ class SQLStore:
         return await asyncio.get_running_loop().run_in_executor(self._readers, work)
 
     @contextlib.contextmanager
-    def _readable(self) -> Iterator[None]:
+    def _readable(self) -> Generator[None]:
         try:
             yield
         except Exception as error:
@@ -149,7 +149,11 @@ class SQLStore:
             )
             connection.execute(
                 insert(schema.resources).values(
-                    run_id=run_id, version=made.version, resources_id=made.resources_id, created_at=time.time(), body=msgspec.json.encode(made)
+                    run_id=run_id,
+                    version=made.version,
+                    resources_id=made.resources_id,
+                    created_at=time.time(),
+                    body=msgspec.json.encode(made),
                 )
             )
             return made
@@ -185,7 +189,7 @@ class SQLStore:
         return self._queued.count
 
     async def wait_for_work(self, mark: int, timeout: float = POLL_SECONDS) -> None:
-        """Return when rollouts may have been queued since `mark`: at once for this process's own, else after `timeout` seconds."""
+        """Return when rollouts may have been queued since `mark`; those of other processes are seen after `timeout` seconds."""
         await self._queued.wait(mark, timeout)
 
     async def heartbeat(self, attempt_ids: Sequence[str]) -> set[str]:
@@ -193,7 +197,7 @@ class SQLStore:
         return await self._writer.run(lambda c: operations.beat(c, attempt_ids))
 
     def post_heartbeat(self, attempt_ids: Sequence[str], alive: Callable[[set[str]], None]) -> None:
-        """As `heartbeat`, from any thread: `alive` is told, in the store's own thread, which have not been ended from elsewhere."""
+        """As `heartbeat`, from any thread: `alive` is told, in the store's own thread, which have not been ended."""
         self._writer.post(lambda c: alive(operations.beat(c, attempt_ids)))
 
     async def add_spans(self, spans: Sequence[Span]) -> None:
@@ -318,9 +322,10 @@ def _migrate(connection: Connection, path: Path) -> None:
     found = connection.execute(text("SELECT version_num FROM alembic_version")).scalar() if "alembic_version" in tables else None
     if found == schema.HEAD:
         return
-    if found is None and "runs" in tables or found is not None and found > schema.HEAD:
+    if (found is None and "runs" in tables) or (found is not None and found > schema.HEAD):
         raise StoreError(
-            f"store `{path}` has schema `{found}`, this agl-core knows `{schema.HEAD}`: upgrade agl-core, or name another store (`store=`, `--store`)"
+            f"store `{path}` has schema `{found}`, this agl-core knows `{schema.HEAD}`: "
+            "upgrade agl-core, or name another store (`store=`, `--store`)"
         )
     from alembic import command
     from alembic.config import Config

@@ -15,7 +15,7 @@ from agl.rollouts import AttemptStatus, RolloutStatus
 from agl.store import schema
 
 RUNNING = str(AttemptStatus.RUNNING)
-assert RUNNING == str(RolloutStatus.RUNNING)
+assert str(RolloutStatus.RUNNING) == RUNNING
 
 
 class Statement:
@@ -24,14 +24,15 @@ class Statement:
     def __init__(self, clause: Any, dialect: Dialect, columns: Sequence[str] | None = None) -> None:
         compiled = clause.compile(dialect=dialect, column_keys=columns)
         self._text = str(compiled)
-        self._fixed = {} if columns else {name: value for name, value in compiled.construct_params(_check=False).items() if value is not None}
+        known = {} if columns else compiled.construct_params(_check=False)
+        self._fixed = {name: value for name, value in known.items() if value is not None}
 
     def __call__(self, connection: Connection, **values: Any) -> list[tuple[Any, ...]]:
         """Run within the connection's transaction: the rows that it returns. Errors are the driver's own."""
         cursor = connection.connection.cursor()
         try:
             cursor.execute(self._text, {**self._fixed, **values})
-            return cursor.fetchall()
+            return list(cursor.fetchall())
         finally:
             cursor.close()
 

@@ -1,1 +1,0 @@
-from agl.spans import *  # noqa
