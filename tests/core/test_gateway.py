@@ -372,7 +372,9 @@ async def test_a_client_that_goes_away_leaves_a_span_and_blames_nobody(open_desk
         with pytest.raises(openai.APITimeoutError):
             async with desk.client(timeout=0.2) as client:
                 await client.chat.completions.create(model="m", messages=USER)
-        await asyncio.sleep(0.2)  # its end of the connection is seen
+        async with asyncio.timeout(20):
+            while desk.gateway._flush is None:  # until its end of the connection is seen
+                await asyncio.sleep(0.01)
         (span,) = await desk.spans()
     assert (span.status, span.error, call_of(span).http_status) == (SpanStatus.ERROR, "the client went away", 499)
     assert desk.attempt.infrastructure_error is None

@@ -75,7 +75,7 @@ def test_a_misspelt_hook_is_named_with_those_that_exist(install_package):
 
 
 def test_an_unknown_argument_of_a_hook_is_refused_and_nothing_of_the_plugin_stays():
-    with pytest.raises(PluginError, match="plugin `mine` does not fit.*outcome"):
+    with pytest.raises(PluginError, match=r"plugin `mine` does not fit.*outcome"):
         Plugins([plugin(agl_reward=lambda outcome: None)])
 
 
@@ -132,7 +132,8 @@ def test_two_objects_of_one_class_are_two_plugins(make_result):
 
 
 def test_discovery_imports_no_framework():
-    code = "import sys\nfrom agl.plugins import Plugins\nPlugins()\nprint([n for n in ('torch', 'langchain_core', 'langgraph', 'openai') if n in sys.modules])"
+    code = "import sys\nfrom agl.plugins import Plugins\nPlugins()\n"
+    code += "print([name for name in ('torch', 'langchain_core', 'langgraph', 'openai') if name in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
 
 
@@ -221,9 +222,14 @@ def traced(log, name="mine", fail=None, swallow=False):
 
 def test_context_managers_are_open_around_the_attempt_and_see_its_exception(make_attempt):
     log = []
-    with pytest.raises(ValueError, match="agent's"), Plugins([traced(log)]).opened(make_attempt()):
-        log.append("run")
-        raise ValueError("the agent's own")
+
+    def run():
+        with Plugins([traced(log)]).opened(make_attempt()):
+            log.append("run")
+            raise ValueError("the agent's own")
+
+    with pytest.raises(ValueError, match="the agent's own"):
+        run()
     assert log == ["enter", "run", "saw it", "exit"]
 
 

@@ -34,8 +34,8 @@ def test_one_number_of_any_kind_is_taken(value, number):
 
 @pytest.mark.parametrize(
     "value",
-    [None, "1.0", b"1", math.nan, math.inf, -math.inf, np.nan, np.float32("inf"), np.array([1.0, 2.0]), Tensor(1.0, 2.0), Tensor(math.nan), [1.0],
-     {"reward": 1.0}, 1j, np.complex128(1), np.str_("1"), decimal.Decimal(1), 10**400, object()],
+    [None, "1.0", b"1", math.nan, math.inf, -math.inf, np.nan, np.float32("inf"), np.array([1.0, 2.0]),
+     Tensor(1.0, 2.0), Tensor(math.nan), [1.0], {"reward": 1.0}, 1j, np.complex128(1), np.str_("1"), decimal.Decimal(1), 10**400, object()],
 )  # fmt: skip
 def test_anything_else_is_refused_by_its_name_and_source(value):
     with pytest.raises(RewardError, match="reward `parsed` from returned must be"):

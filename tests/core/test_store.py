@@ -214,9 +214,9 @@ async def test_only_the_latest_attempts_spans_are_a_result(store, make_rollout, 
 
 async def test_lost_workers_expire_and_their_late_report_is_refused(store, make_rollout):
     silent, alive = await claimed(store, make_rollout, max_attempts=2), await claimed(store, make_rollout)
-    await asyncio.sleep(0.05)
+    await asyncio.sleep(0.6)
     await store.heartbeat([alive.attempt.attempt_id])
-    assert await store.expire(RUN, 0.04) == 1
+    assert await store.expire(RUN, 0.5) == 1
     assert await store.finish(silent.attempt.attempt_id, SUCCEEDED) is None
     (again,) = await store.claim(RUN, "other")
     assert (again.rollout_id, again.attempt.number) == (silent.rollout_id, 2)
@@ -481,6 +481,17 @@ def test_migrating_makes_the_schema_that_the_code_names(tmp_path):
     with store._engine.connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection), schema.metadata) == []
     store.close()
+
+
+def test_the_hot_statements_exist_for_postgresql_too():
+    from sqlalchemy.dialects import postgresql
+
+    from agl.store.statements import Statements
+
+    texts = {name: statement._text for name, statement in vars(Statements(postgresql.psycopg.dialect())).items()}
+    assert "FOR UPDATE SKIP LOCKED" in texts["claim"]
+    assert "ON CONFLICT DO NOTHING" in texts["add_spans"]
+    assert all("%(" in text for text in texts.values())
 
 
 def test_a_store_of_a_newer_schema_says_what_to_do(store_path):

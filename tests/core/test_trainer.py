@@ -272,7 +272,7 @@ def test_a_function_whose_first_parameter_is_not_task_is_refused():
 
 
 def test_an_object_that_is_no_agent_is_refused_with_its_type():
-    with pytest.raises(ConfigError, match="no plugin knows how to run a builtins.int"):
+    with pytest.raises(ConfigError, match=r"no plugin knows how to run a builtins\.int"):
         trainer().dev(3, TASKS)
 
 

@@ -3,7 +3,7 @@
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agl.errors import ConfigError
@@ -234,7 +234,7 @@ _ids = st.lists(st.integers(0, 1), max_size=2)
 
 @st.composite
 def call_trees(draw):
-    """Per call: what its prompt begins with (an earlier path, or nothing), what is added, its answers, and whether it fails or is frozen."""
+    """Per call: its prompt (an earlier path, or nothing, and what is added), its answers, and whether it fails or is frozen."""
     paths, calls = [()], []
     for _ in range(draw(st.integers(0, 9))):
         prompt = draw(st.sampled_from(paths)) + tuple(draw(_ids))
@@ -245,6 +245,7 @@ def call_trees(draw):
     return calls
 
 
+@settings(deadline=None, derandomize=True)
 @given(call_trees())
 def test_every_sampled_token_of_a_trained_call_is_in_exactly_one_mask(tree):
     spans, number = [], iter(range(1000))

@@ -62,6 +62,8 @@ class Console:
         known += [f"{name} {metrics[name]:.3g}" for name in ("loss", "kl", "entropy", "grad_norm") if name in metrics]
         if metrics.get("sampled_tokens"):
             known.append(f"{metrics['sampled_tokens'] / max(metrics['seconds'], 1e-9):.0f} tokens/s")
+        if metrics.get("groups_used") == 0:
+            known.append("nothing to learn: within each group all rewards are equal")
         self.say("  ".join([*known, f"{metrics['seconds']:.1f} s", f"left {int(left) // 60}:{int(left) % 60:02}"]))
 
     def evaluation(self, evaluation: Evaluation) -> None:

@@ -257,7 +257,7 @@ def _subset(implementation: Any, **arguments: Any) -> Any:
 
 
 async def _awaited(value: Any) -> Any:
-    return await value if isinstance(value, Awaitable) else value
+    return await cast(Awaitable[Any], value) if isinstance(value, Awaitable) else value
 
 
 _ACTIVE: ContextVar[Plugins | None] = ContextVar("agl_plugins", default=None)

@@ -108,8 +108,8 @@ class Gateway:
             other = models.setdefault(llm.model, name)
             if upstreams[other].endpoint != llm.endpoint:
                 raise ConfigError(
-                    f"the resources `{other}` and `{name}` both have the model name `{llm.model}`, at different endpoints, and calls are told "
-                    "apart by it; give one of the models another name at its server"
+                    f"the resources `{other}` and `{name}` both have the model name `{llm.model}`, at different endpoints, "
+                    "and calls are told apart by it; give one of the models another name at its server"
                 )
         opened = self._open[attempt.attempt_id] = OpenAttempt(attempt, upstreams)
         url = f"{self.url}/r/{attempt.rollout.rollout_id}/{attempt.attempt_id}/v1"

@@ -95,10 +95,12 @@ class StreamAssembler:
 
 def _merge_tool_calls(calls: list[dict[str, Any]], parts: list[dict[str, Any]]) -> None:
     for part in parts:
-        index = part.get("index", len(calls))
+        index: int = part.get("index", len(calls))
         while len(calls) <= index:
             calls.append({"type": "function", "function": {"name": "", "arguments": ""}})
-        calls[index].update({name: value for name, value in part.items() if name in ("id", "type") and value})
+        call: dict[str, Any] = calls[index]
         function: dict[str, Any] = part.get("function") or {}
+        for name in ("id", "type"):
+            call[name] = part.get(name) or call.get(name)
         for name in ("name", "arguments"):
-            calls[index]["function"][name] += function.get(name) or ""
+            call["function"][name] += function.get(name) or ""

@@ -21,7 +21,7 @@ runs = Table(
 resources = Table(
     "resources",
     metadata,
-    Column("run_id", ForeignKey("runs.run_id"), primary_key=True),
+    Column("run_id", String(40), ForeignKey("runs.run_id"), primary_key=True),
     Column("version", Integer, primary_key=True),
     Column("resources_id", String(40), nullable=False),
     Column("created_at", Float, nullable=False),
@@ -33,7 +33,7 @@ rollouts = Table(
     metadata,
     Column("number", Integer, primary_key=True, autoincrement=True),  # first in, first out
     Column("rollout_id", String(40), nullable=False, unique=True),
-    Column("run_id", ForeignKey("runs.run_id"), nullable=False),
+    Column("run_id", String(40), ForeignKey("runs.run_id"), nullable=False),
     Column("group_id", String(40), nullable=False),
     Column("mode", String(8), nullable=False),
     Column("step", Integer, nullable=False),
@@ -49,7 +49,7 @@ attempts = Table(
     "attempts",
     metadata,
     Column("attempt_id", String(40), primary_key=True),
-    Column("rollout_id", ForeignKey("rollouts.rollout_id"), nullable=False),
+    Column("rollout_id", String(40), ForeignKey("rollouts.rollout_id"), nullable=False),
     Column("number", Integer, nullable=False),
     Column("worker_id", String(80), nullable=False),
     Column("status", String(16), nullable=False),
@@ -67,7 +67,7 @@ spans = Table(
     "spans",
     metadata,
     Column("number", Integer, primary_key=True, autoincrement=True),
-    Column("attempt_id", ForeignKey("attempts.attempt_id"), nullable=False),
+    Column("attempt_id", String(40), ForeignKey("attempts.attempt_id"), nullable=False),
     Column("span_id", String(16), nullable=False),
     Column("body", LargeBinary, nullable=False),
     UniqueConstraint("attempt_id", "span_id"),
@@ -77,6 +77,6 @@ rewards = Table(
     "rewards",
     metadata,
     Column("number", Integer, primary_key=True, autoincrement=True),
-    Column("attempt_id", ForeignKey("attempts.attempt_id"), nullable=False, index=True),
+    Column("attempt_id", String(40), ForeignKey("attempts.attempt_id"), nullable=False, index=True),
     Column("body", LargeBinary, nullable=False),
 )

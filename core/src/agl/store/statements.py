@@ -24,7 +24,7 @@ class Statement:
     def __init__(self, clause: Any, dialect: Dialect, columns: Sequence[str] | None = None) -> None:
         compiled = clause.compile(dialect=dialect, column_keys=columns)
         self._text = str(compiled)
-        known = {} if columns else compiled.construct_params(_check=False)
+        known: dict[str, Any] = {} if columns else compiled.construct_params(_check=False)
         self._fixed = {name: value for name, value in known.items() if value is not None}
 
     def __call__(self, connection: Connection, **values: Any) -> list[tuple[Any, ...]]:
