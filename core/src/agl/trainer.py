@@ -420,6 +420,7 @@ def _run_loop(main: Callable[[], Coroutine[Any, Any, T]], console: Console) -> T
     loop_ready: list[tuple[asyncio.AbstractEventLoop, asyncio.Task[T]]] = []
     outcome: list[T] = []
     raised: list[BaseException] = []
+    over = threading.Event()  # not the thread's own end: an interrupted `Thread.join` takes the thread for ended
 
     async def work() -> T:
         loop = asyncio.get_running_loop()
@@ -435,13 +436,15 @@ def _run_loop(main: Callable[[], Coroutine[Any, Any, T]], console: Console) -> T
                 outcome.append(runner.run(work()))
         except BaseException as error:
             raised.append(error)
+        finally:
+            over.set()
 
     thread = threading.Thread(target=serve, name="agl-loop", daemon=True)
     thread.start()
     interrupted = False
-    while thread.is_alive():
+    while not over.is_set():
         try:
-            thread.join(0.2)
+            over.wait(0.2)
         except KeyboardInterrupt:
             if interrupted or not loop_ready:
                 raise
