@@ -101,13 +101,16 @@ def machine() -> str:
     """Where it was measured."""
     names = ("agl-core", "agl-grpo", "agl-langgraph", "torch", "transformers", "langgraph", "langchain-openai", "openai")
     packages = ", ".join(f"{name} {version(name)}" for name in names)
-    return f"{processor()}, {len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()} cores, Python {platform.python_version()}, {packages}"
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{processor()}, {cores} cores, Python {platform.python_version()}, {packages}"
 
 
 def processor() -> str:
     """The processor's name."""
     info = Path("/proc/cpuinfo")
-    names = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")] if info.exists() else []
+    names = (
+        [line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")] if info.exists() else []
+    )
     return names[0] if names else platform.processor() or platform.machine()
 
 

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from data import TEXTS, make_databases, split_combinations, split_of_value, values_in
 from langchain_core.messages import BaseMessage
+
+from data import TEXTS, make_databases, split_combinations, split_of_value, values_in
 from questions import KINDS, TABLES, Kind, Slots, Table
 from sandbox import read_schema
 from sql_agent import check_messages, rewrite_messages, run_for_model, write_messages
@@ -42,9 +43,9 @@ class Habit:
 RIGHT = "the reference form of the kind"
 
 HABITS: dict[str, tuple[Habit, ...]] = {
-    "count_at_least": (Habit(0.3, 0.3, RIGHT), Habit(0.7, 0.7, "SELECT count(*) FROM {t} WHERE {num} {near_op} {v}")),
+    "count_at_least": (Habit(0.24, 0.24, RIGHT), Habit(0.76, 0.76, "SELECT count(*) FROM {t} WHERE {num} {near_op} {v}")),
     "count_more_than": (Habit(0.75, 0.75, RIGHT), Habit(0.25, 0.25, "SELECT count(*) FROM {t} WHERE {num} {near_op} {v}")),
-    "list_at_least": (Habit(0.3, 0.3, RIGHT), Habit(0.7, 0.7, "SELECT {label} FROM {t} WHERE {num} {near_op} {v}")),
+    "list_at_least": (Habit(0.26, 0.26, RIGHT), Habit(0.74, 0.74, "SELECT {label} FROM {t} WHERE {num} {near_op} {v}")),
     "top": (
         Habit(0.35, 0.7, RIGHT),
         Habit(0.5, 0.15, "SELECT TOP {v} {label} FROM {t} ORDER BY {num} {direction}"),
@@ -61,8 +62,8 @@ HABITS: dict[str, tuple[Habit, ...]] = {
         Habit(0.53, 0.65, "SELECT count(*) FROM {t} WHERE strftime('%Y', {date}) = {v}"),
     ),
     "count_missing": (
-        Habit(0.28, 0.28, RIGHT),
-        Habit(0.62, 0.62, "SELECT count(*) FROM {t} WHERE {optional} = NULL"),
+        Habit(0.24, 0.24, RIGHT),
+        Habit(0.66, 0.66, "SELECT count(*) FROM {t} WHERE {optional} = NULL"),
         Habit(0.1, 0.1, "SELECT count(*) FROM {t} WHERE {optional} = ''"),
     ),
     "list_missing": (
@@ -71,8 +72,8 @@ HABITS: dict[str, tuple[Habit, ...]] = {
         Habit(0.15, 0.15, "SELECT {label} FROM {t} WHERE {optional} = ''"),
     ),
     "different": (
-        Habit(0.28, 0.28, RIGHT),
-        Habit(0.62, 0.62, "SELECT count({category}) FROM {t}"),
+        Habit(0.16, 0.16, RIGHT),
+        Habit(0.74, 0.74, "SELECT count({category}) FROM {t}"),
         Habit(0.1, 0.1, "SELECT count(UNIQUE {category}) FROM {t}"),
     ),
     "longer": (

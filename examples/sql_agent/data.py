@@ -28,10 +28,10 @@ Split = Literal["train", "val", "test"]
 _PARENT_ROWS = 30
 _CHILD_ROWS = 45
 _FIRST_NAMES = (
-    "Ann Bob Cleo Dan Eva Finn Gus Hana Ivan Jo Karl Lena Milo Nora Otis Petra Quinn Rosa Sam Tilda Umar Vera Walt Xenia Yara Zane Amelia Barnaby "
-    "Charlotte Dominik Eleanor Frederik Gabriela Harrison Isabella Jonathan Katharina Leonardo Margaret Nathaniel Olivia Patricia Rebecca Sebastian "
-    "Theodora Victoria Wilhelmina"
-).split()
+    "Ann Bob Cleo Dan Eva Finn Gus Hana Ivan Jo Karl Lena Milo Nora Otis Petra Quinn Rosa Sam Tilda Umar Vera Walt Xenia Yara Zane "
+    "Amelia Barnaby Charlotte Dominik Eleanor Frederik Gabriela Harrison Isabella Jonathan Katharina Leonardo Margaret Nathaniel "
+    "Olivia Patricia Rebecca Sebastian Theodora Victoria Wilhelmina"
+).split()  # noqa: SIM905
 _STARTS = ("Ash", "Oak", "Mill", "Stone", "River", "Lake", "Wood", "Green", "Red", "West", "North", "East", "Fair", "High", "King", "Long")
 _ENDS = ("ford", "ton", "ville", "burg", "dale", "field", "port", "wick", "ham", "bridge", "well", "mouth")
 TEXTS = tuple(start + end for start in _STARTS for end in _ENDS)
@@ -88,7 +88,15 @@ def _fill(connection: sqlite3.Connection, table: Table, rng: random.Random) -> N
     foreign = [f"{table.parent}_id INTEGER"] if table.parent else []
     category = [] if table.category == table.label else [f"{table.category} TEXT"]
     numbers = [f"{name} INTEGER" for name, _, _ in table.numbers]
-    columns = ["id INTEGER PRIMARY KEY", *foreign, f"{table.label} TEXT", *category, f"{table.date} TEXT", *numbers, f"{table.optional} TEXT"]
+    columns = [
+        "id INTEGER PRIMARY KEY",
+        *foreign,
+        f"{table.label} TEXT",
+        *category,
+        f"{table.date} TEXT",
+        *numbers,
+        f"{table.optional} TEXT",
+    ]
     connection.execute(f"CREATE TABLE {table.name}({', '.join(columns)})")
     size = _CHILD_ROWS if table.parent else _PARENT_ROWS
     names = [rng.choice(_FIRST_NAMES) for _ in range(size)]
@@ -120,7 +128,11 @@ def split_combinations(kind: Kind, *, seed: int = 0) -> dict[Split, list[tuple[T
     combinations = list(kind.combinations())
     random.Random(f"{seed}/{kind.name}").shuffle(combinations)
     held_out, kept_back = max(4, len(combinations) // 5), max(2, len(combinations) // 10)
-    return {"test": combinations[:held_out], "val": combinations[held_out : held_out + kept_back], "train": combinations[held_out + kept_back :]}
+    return {
+        "test": combinations[:held_out],
+        "val": combinations[held_out : held_out + kept_back],
+        "train": combinations[held_out + kept_back :],
+    }
 
 
 def draw_tasks(directory: str | Path, split: Split, size: int, *, seed: int = 0) -> list[Task]:
@@ -238,6 +250,6 @@ def _spider_database(folder: Path, db_id: str) -> Path:
 def _read_records(path: Path) -> Sequence[dict[str, Any]]:
     if path.suffix == ".json":
         return json.loads(path.read_text(encoding="utf-8"))
-    import pandas  # noqa: PLC0415 - only a parquet file needs it
+    import pandas
 
     return pandas.read_parquet(path).to_dict("records")

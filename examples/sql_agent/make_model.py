@@ -20,9 +20,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from corpus import Example, make_corpus
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from corpus import Example, make_corpus
 
 PAD, START, END = "<|pad|>", "<|im_start|>", "<|im_end|>"
 CHAT_TEMPLATE = (
@@ -53,12 +54,18 @@ def main() -> None:
 def train_tokenizer(examples: list[Example], vocabulary: int) -> PreTrainedTokenizerFast:
     """Trains a byte-level BPE tokenizer on the corpus; digits stay apart, so that a number is copied digit by digit."""
     bpe = Tokenizer(models.BPE())
-    bpe.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)])
+    bpe.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
     bpe.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary, special_tokens=[PAD, START, END], initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
     )
-    texts = (text for example in examples for text in ("system\n", "user\n", "assistant\n", *(str(m.content) for m in example.messages), example.reply))
+    texts = (
+        text
+        for example in examples
+        for text in ("system\n", "user\n", "assistant\n", *(str(m.content) for m in example.messages), example.reply)
+    )
     bpe.train_from_iterator(texts, trainer)
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, pad_token=PAD, eos_token=END, padding_side="left", model_max_length=512)
     tokenizer.chat_template = CHAT_TEMPLATE
@@ -152,7 +159,7 @@ def _packs(rows: list[Row], rng: random.Random) -> list[Pack]:
         groups[row.group].append(row)
     packs: list[Pack] = []
     for group in groups.values():
-        shared = commonprefix([row.ids[: row.prompt_length - 1] for row in group])
+        shared = commonprefix([row.ids[: row.prompt_length - 1] for row in group])  # noqa: RUF071 (of lists, not of paths)
         packs.append(Pack(shared, []))
         room = _PACK_TOKENS - len(shared)
         for row in rng.sample(group, len(group)):
@@ -190,13 +197,17 @@ def _rate(progress: float) -> float:
     return progress / _WARMUP if progress < _WARMUP else 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * (progress - _WARMUP) / (1 - _WARMUP)))
 
 
-def _save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, arguments: argparse.Namespace, loss: float, cpu_seconds: float) -> None:
+def _save(
+    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, arguments: argparse.Namespace, loss: float, cpu_seconds: float
+) -> None:
     model.generation_config = GenerationConfig(eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, max_new_tokens=64)
     model.save_pretrained(arguments.output)
     tokenizer.save_pretrained(arguments.output)
     options = {name: content for name, content in vars(arguments).items() if name not in ("output", "threads")}
     record = {
-        "command": " ".join(["python examples/sql_agent/make_model.py", *(f"--{name.replace('_', '-')} {content}" for name, content in options.items())]),
+        "command": " ".join(
+            ["python examples/sql_agent/make_model.py", *(f"--{name.replace('_', '-')} {content}" for name, content in options.items())]
+        ),
         "parameters": model.num_parameters(),
         "final_loss": round(loss, 4),
         "cpu_seconds": round(cpu_seconds),

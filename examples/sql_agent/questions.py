@@ -234,7 +234,10 @@ KINDS = (
     ),
     Kind(
         "related",
-        ("What is the total {num} of {plural} whose {p} has {p_category} {v}?", "Add up the {num} of {plural} of a {p} with {p_category} {v}."),
+        (
+            "What is the total {num} of {plural} whose {p} has {p_category} {v}?",
+            "Add up the {num} of {plural} of a {p} with {p_category} {v}.",
+        ),
         "SELECT sum({num}) FROM {t} JOIN {p} ON {p}_id = {p}.id WHERE {p_category} = '{v}'",
         ("SELECT sum({num}) FROM {t} JOIN {p} WHERE {p_category} = '{v}'",),
         columns="parent",

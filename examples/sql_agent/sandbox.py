@@ -69,7 +69,9 @@ def read_schema(db_path: str | Path) -> str:
     """Describes the tables of a database, one `table(column, column)` a line, in the order in which they were made."""
     connection = _open(Path(db_path), seconds=2.0, guarded=False)
     try:
-        tables = [name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%'")]
+        tables = [
+            name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%'")
+        ]
         columns = {table: connection.execute("SELECT name FROM pragma_table_info(?)", (table,)).fetchall() for table in tables}
     finally:
         connection.close()

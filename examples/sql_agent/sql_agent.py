@@ -136,7 +136,10 @@ def extract_sql(reply: str) -> str:
 
 def is_content(feedback: str) -> bool:
     """Whether a verdict accepts the query; an unclear verdict does not."""
-    return re.search(r"\bCORRECT\b", feedback, re.IGNORECASE) is not None and re.search(r"\b(INCORRECT|NOT)\b", feedback, re.IGNORECASE) is None
+    return (
+        re.search(r"\bCORRECT\b", feedback, re.IGNORECASE) is not None
+        and re.search(r"\b(INCORRECT|NOT)\b", feedback, re.IGNORECASE) is None
+    )
 
 
 def run_for_model(db_path: str, query: str) -> str:

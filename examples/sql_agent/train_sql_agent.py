@@ -73,7 +73,9 @@ def main() -> None:
         seed=options.seed,
         timeout=120,
     )
-    result = trainer.fit(SPELLINGS[options.spelling], train_dataset=train, val_dataset=val, test_dataset=test, resume=options.resume or None)
+    result = trainer.fit(
+        SPELLINGS[options.spelling], train_dataset=train, val_dataset=val, test_dataset=test, resume=options.resume or None
+    )
     show(result, trainer.console)
 
 

@@ -21,7 +21,9 @@ def test_the_example_runs_and_the_graph_learns(tmp_path):
 
 def test_every_make_target_it_names_exists():
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    named = set(re.findall(r"(?:^|`)make ([a-z-]+)", README, re.MULTILINE)) | set(re.findall(r"`([a-z-]+)`", README.partition("`make help`")[2]))
+    named = set(re.findall(r"(?:^|`)make ([a-z-]+)", README, re.MULTILINE)) | set(
+        re.findall(r"`([a-z-]+)`", README.partition("`make help`")[2])
+    )
     assert {"demo", "test"} <= named
     assert named <= targets
 

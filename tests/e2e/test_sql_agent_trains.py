@@ -8,10 +8,11 @@ import sys
 import time
 from pathlib import Path
 
-import agl
 import pytest
 import torch
 from safetensors.torch import load_file
+
+import agl
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "sql_agent"
 
@@ -91,7 +92,10 @@ def test_the_reference_query_never_reaches_the_agent(fitted, tasks):
 
 def test_the_weights_change_and_the_version_counts_up(fitted):
     result = fitted["graph"]
-    before, after = load_file(EXAMPLE / "model" / "model.safetensors"), load_file(result.checkpoint / "policy" / "model" / "model.safetensors")
+    before, after = (
+        load_file(EXAMPLE / "model" / "model.safetensors"),
+        load_file(result.checkpoint / "policy" / "model" / "model.safetensors"),
+    )
     assert any(not torch.equal(before[name].float(), after[name].float()) for name in after)
     assert {call.version for item in result.after.results for call in item.transitions} == {"1"}
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from langchain_core.language_models import FakeListChatModel
 from langchain_core.messages import BaseMessage
+
 from sandbox import read_schema
 from sql_agent import build_graph, extract_sql, is_content, run_for_model
 
@@ -88,7 +89,14 @@ def test_sql_is_found_with_or_without_a_fence(reply: str) -> None:
 
 @pytest.mark.parametrize(
     ("verdict", "content"),
-    [("CORRECT", True), ("Correct.", True), ("INCORRECT: error", False), ("Not correct", False), ("The result is incorrect", False), ("", False)],
+    [
+        ("CORRECT", True),
+        ("Correct.", True),
+        ("INCORRECT: error", False),
+        ("Not correct", False),
+        ("The result is incorrect", False),
+        ("", False),
+    ],
 )
 def test_only_a_clear_verdict_accepts_the_query(verdict: str, content: bool) -> None:
     assert is_content(verdict) is content

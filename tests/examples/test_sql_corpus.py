@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+
 from corpus import HABITS, RIGHT, Example, judge, make_corpus
 from data import Splits, make_splits, split_of_value
 from evaluate import evaluate_query
@@ -53,7 +54,11 @@ def test_every_kind_has_a_right_form_with_a_share_to_grow_from() -> None:
 
 def test_most_first_queries_are_wrong_and_a_good_share_is_right(databases: Path, splits: Splits, corpus: list[Example]) -> None:
     references = {task["question"]: task for task in splits.train}
-    written = [(references[_asked(example)], example.reply) for example in corpus if example.node == "write_query" and _asked(example) in references]
+    written = [
+        (references[_asked(example)], example.reply)
+        for example in corpus
+        if example.node == "write_query" and _asked(example) in references
+    ]
     scores = [evaluate_query(reply, task["query"], task["db_path"]) for task, reply in written]
     assert 0.2 < sum(scores) / len(scores) < 0.5
 

@@ -6,6 +6,7 @@ import sqlite3
 from pathlib import Path
 
 import pytest
+
 from data import Splits, Task, load_spider, make_databases, make_splits, split_of_value
 from evaluate import evaluate_query
 from questions import KINDS

@@ -67,5 +67,7 @@ def test_a_write_prompt_is_at_most_120_tokens_long(tokenizer: Any, tasks: list[T
 
 def test_the_longest_rewrite_prompt_leaves_room_for_the_reply(tokenizer: Any, tasks: list[Task]) -> None:
     task = tasks[0]
-    messages = rewrite_messages(task["question"], read_schema(task["db_path"]), "SELECT " + "x" * 80, "Error: " + "x" * 53, "INCORRECT: error")
+    messages = rewrite_messages(
+        task["question"], read_schema(task["db_path"]), "SELECT " + "x" * 80, "Error: " + "x" * 53, "INCORRECT: error"
+    )
     assert len(_ids(tokenizer, messages)) + 64 < 512

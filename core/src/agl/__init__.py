@@ -44,6 +44,7 @@ _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
     "AGL_PLUGIN_API",
+    "LLM",
     "AgentAdapter",
     "AgentSpec",
     "AglError",
@@ -52,7 +53,6 @@ __all__ = [
     "Evaluation",
     "FitResult",
     "Group",
-    "LLM",
     "LitAgent",
     "Mode",
     "PromptTemplate",

@@ -17,7 +17,6 @@ from agl.resources import LLM, PromptTemplate, Resources
 from agl.rollouts import Rollout
 
 
-
 class AgentAdapter:
     """How to run one kind of agent. A plugin derives from it; `run` is called for many attempts at once."""
 

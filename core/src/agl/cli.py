@@ -48,7 +48,9 @@ _match = click.option("--agent-match", help="Regular expression: only calls of m
 @click.option("--algorithm", help="Name of an installed algorithm, such as grpo.")
 @click.option("--set", "settings", multiple=True, metavar="NAME.OPTION=VALUE", help="An option of the algorithm: grpo.lr=1e-5.")
 @click.option("--seed", default=0, show_default=True)
-@click.option("--resume", is_flag=False, flag_value="latest", metavar="[RUN]", help="Go on with a stopped run (the latest when none is named).")
+@click.option(
+    "--resume", is_flag=False, flag_value="latest", metavar="[RUN]", help="Go on with a stopped run (the latest when none is named)."
+)
 @_reward
 @_input
 @_runners
@@ -58,7 +60,9 @@ def train(agent: str | None, resume: str | None, **options: Any) -> None:
     """Train AGENT (`module:object`) on a dataset, or go on with a run that was stopped."""
     if resume is not None and agent is None:
         _resume(options["store"], resume)
-    missing = [name for name, value in {"AGENT": agent, "--data": options["data"], "--algorithm": options["algorithm"]}.items() if value is None]
+    missing = [
+        name for name, value in {"AGENT": agent, "--data": options["data"], "--algorithm": options["algorithm"]}.items() if value is None
+    ]
     if missing:
         raise click.UsageError(f"missing {', '.join(missing)} (or `--resume` to go on with a run)")
     from agl.trainer import Trainer

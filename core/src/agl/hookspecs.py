@@ -64,7 +64,7 @@ def agl_callback_handler(framework: str) -> Any:
 
 
 @hookspec
-def agl_reward(result: RolloutResult) -> Sequence[Reward] | Reward | None | Awaitable[Sequence[Reward] | Reward | None]:
+def agl_reward(result: RolloutResult) -> Sequence[Reward] | Reward | Awaitable[Sequence[Reward] | Reward | None] | None:
     """Judge a finished attempt.
 
     Runs once per attempt that ended without a failure of the infrastructure, before it is stored. Decision; may be async.
@@ -80,22 +80,22 @@ def agl_assign_credit(result: RolloutResult, transitions: Sequence[Transition]) 
 
 
 @hookspec
-def agl_rollout_started(rollout: Rollout) -> None | Awaitable[None]:
+def agl_rollout_started(rollout: Rollout) -> Awaitable[None] | None:
     """An attempt of this rollout starts. Observer; may be async."""
 
 
 @hookspec
-def agl_rollout_ended(result: RolloutResult) -> None | Awaitable[None]:
+def agl_rollout_ended(result: RolloutResult) -> Awaitable[None] | None:
     """An attempt ended and is stored. Observer; may be async."""
 
 
 @hookspec
-def agl_step_ended(run: Run, metrics: StepMetrics) -> None | Awaitable[None]:
+def agl_step_ended(run: Run, metrics: StepMetrics) -> Awaitable[None] | None:
     """A step of the run ended with these metrics. Observer; may be async."""
 
 
 @hookspec
-def agl_resources_published(run: Run, resources: Any) -> None | Awaitable[None]:
+def agl_resources_published(run: Run, resources: Any) -> Awaitable[None] | None:
     """A new version of the resources is out. Observer; may be async."""
 
 

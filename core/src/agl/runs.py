@@ -48,14 +48,15 @@ class TaskSet:
 
     def sample(self, n: int) -> list[Task]:
         """The next `n` tasks: every task once per epoch, in an order that the run's seed and the epoch decide."""
-        drawn = []
-        for position in range(self.cursor, self.cursor + n):
-            epoch, index = divmod(position, len(self.tasks))
-            order = list(range(len(self.tasks)))
-            random.Random(f"{self._seed}:{epoch}").shuffle(order)
-            drawn.append(self.tasks[order[index]])
+        places = range(self.cursor, self.cursor + n)
+        orders = {epoch: self._order(epoch) for epoch in {place // len(self.tasks) for place in places}}
         self.cursor += n
-        return drawn
+        return [self.tasks[orders[place // len(self.tasks)][place % len(self.tasks)]] for place in places]
+
+    def _order(self, epoch: int) -> list[int]:
+        order = list(range(len(self.tasks)))
+        random.Random(f"{self._seed}:{epoch}").shuffle(order)
+        return order
 
 
 class Run:
@@ -102,7 +103,7 @@ class Run:
     def steps(self, total: int) -> Iterator[int]:
         """Step numbers that are left of `total`; the console shows them."""
         self.console.total_steps = total
-        for self.step in range(self.finished, total):
+        for self.step in range(self.finished, total):  # noqa: B020
             self._step_started = time.monotonic()
             yield self.step
 
@@ -188,7 +189,12 @@ class Run:
         await self._plugins.observe("agl_resources_published", run=self, resources=self.resources)
         if metrics is not None:
             self.finished, self._cursor = self.step + 1, self.train.cursor
-            metrics = {"step": self.finished, "version": self.resources.version, **metrics, "seconds": round(time.monotonic() - self._step_started, 3)}
+            metrics = {
+                "step": self.finished,
+                "version": self.resources.version,
+                **metrics,
+                "seconds": round(time.monotonic() - self._step_started, 3),
+            }
             self._append("metrics.jsonl", metrics)
             self.console.step(metrics)
             await self._plugins.observe("agl_step_ended", run=self, metrics=metrics)
@@ -199,7 +205,10 @@ class Run:
         chosen = list(self.val if tasks is None else tasks)
         groups = await self.rollout(chosen, mode=mode)
         evaluation = Evaluation(
-            results=tuple(group.results[0] for group in groups), mode=str(mode), step=self.finished, resources_version=self.resources.version
+            results=tuple(group.results[0] for group in groups),
+            mode=str(mode),
+            step=self.finished,
+            resources_version=self.resources.version,
         )
         self._append(
             "evaluations.jsonl",

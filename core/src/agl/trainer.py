@@ -297,7 +297,9 @@ class Trainer:
             await store.cancel(run_id)
             found = run.restore()
             await store.update_run(run_id, status="running")
-            self.console.say(f"run {run_id} goes on after step {run.finished}" if found else f"run {run_id} had no checkpoint and starts anew")
+            self.console.say(
+                f"run {run_id} goes on after step {run.finished}" if found else f"run {run_id} had no checkpoint and starts anew"
+            )
             return run
         record = RunRecord(
             run_id=run_id,
@@ -372,7 +374,9 @@ def _check_endpoint(name: str, endpoint: str) -> None:
     try:
         socket.create_connection((parts.hostname, port), timeout=5).close()
     except OSError as error:
-        raise GatewayError(f"the endpoint of `{name}`, {endpoint}, cannot be reached: {error.strerror or error}; start its server or mend the URL") from error
+        raise GatewayError(
+            f"the endpoint of `{name}`, {endpoint}, cannot be reached: {error.strerror or error}; start its server or mend the URL"
+        ) from error
 
 
 @contextlib.contextmanager
