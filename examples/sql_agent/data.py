@@ -27,11 +27,13 @@ Split = Literal["train", "val", "test"]
 
 _PARENT_ROWS = 30
 _CHILD_ROWS = 45
-_FIRST_NAMES = (
-    "Ann Bob Cleo Dan Eva Finn Gus Hana Ivan Jo Karl Lena Milo Nora Otis Petra Quinn Rosa Sam Tilda Umar Vera Walt Xenia Yara Zane "
-    "Amelia Barnaby Charlotte Dominik Eleanor Frederik Gabriela Harrison Isabella Jonathan Katharina Leonardo Margaret Nathaniel "
-    "Olivia Patricia Rebecca Sebastian Theodora Victoria Wilhelmina"
-).split()  # noqa: SIM905
+_FIRST_NAMES = tuple(
+    """
+    Ann Bob Cleo Dan Eva Finn Gus Hana Ivan Jo Karl Lena Milo Nora Otis Petra Quinn Rosa Sam Tilda Umar Vera Walt Xenia Yara
+    Zane Amelia Barnaby Charlotte Dominik Eleanor Frederik Gabriela Harrison Isabella Jonathan Katharina Leonardo Margaret
+    Nathaniel Olivia Patricia Rebecca Sebastian Theodora Victoria Wilhelmina
+    """.split()  # noqa: SIM905
+)
 _STARTS = ("Ash", "Oak", "Mill", "Stone", "River", "Lake", "Wood", "Green", "Red", "West", "North", "East", "Fair", "High", "King", "Long")
 _ENDS = ("ford", "ton", "ville", "burg", "dale", "field", "port", "wick", "ham", "bridge", "well", "mouth")
 TEXTS = tuple(start + end for start in _STARTS for end in _ENDS)

@@ -10,7 +10,7 @@ import asyncio
 import functools
 import inspect
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, cast
 
 from agl.errors import ConfigError
 from agl.resources import LLM, PromptTemplate, Resources
@@ -161,7 +161,7 @@ class FunctionAgent:
         if name in resources:
             return resources[name]
         kind = {"llm": LLM, "prompt_template": PromptTemplate}.get(name)
-        fits = [value for value in resources.values.values() if kind is not None and isinstance(value, kind)]
+        fits = [value for value in resources.values.values() if kind is not None and isinstance(cast(object, value), kind)]
         if not fits:
             raise ConfigError(
                 f"`{self.function.__name__}` asks for `{name}`; this version of the resources has {sorted(resources.values)}. "
@@ -184,11 +184,11 @@ def rollout(function: Callable[..., Any]) -> FunctionAgent:
 
 async def call(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """Call a sync function in a thread that keeps the context, await an async one."""
-    target = function if inspect.isroutine(function) or isinstance(function, functools.partial) else getattr(function, "__call__", function)  # noqa: B004
-    if inspect.iscoroutinefunction(target) or inspect.iscoroutinefunction(inspect.unwrap(function)):
+    method = getattr(type(function), "__call__", None)  # noqa: B004 (of an object that is called like a function)
+    if any(inspect.iscoroutinefunction(candidate) for candidate in (function, inspect.unwrap(function), method)):
         return await function(*args, **kwargs)
-    value = await asyncio.get_running_loop().run_in_executor(None, functools.partial(function, *args, **kwargs))
-    return await value if isinstance(value, Awaitable) else value
+    value: object = await asyncio.get_running_loop().run_in_executor(None, functools.partial(function, *args, **kwargs))
+    return await cast(Awaitable[Any], value) if isinstance(value, Awaitable) else value
 
 
 def is_instance_of(value: Any, *names: str) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console as RichConsole
@@ -37,7 +37,7 @@ class Console:
         self._rich.print(table)
 
     @contextlib.contextmanager
-    def rollouts(self, label: str, total: int) -> Iterator[Callable[[int], None]]:
+    def rollouts(self, label: str, total: int) -> Generator[Callable[[int], None]]:
         """A bar over rollouts; yields a function that takes how many have ended."""
         if not self._rich.is_terminal or self._rich.quiet:
             yield lambda ended: None
@@ -117,11 +117,13 @@ def _describe(span: Span) -> str:
     seconds = f"{span.ended_at - span.started_at:.2f} s"
     parts = [f"{span.kind} {span.name}", seconds]
     if span.kind == SpanKind.LLM:
-        call = span.attributes.get("agl.call") or {}
+        call: dict[str, Any] = span.attributes.get("agl.call") or {}
         parts.append(f"role {span.role}")
         parts += [_short(answer) for answer in answers(call)]
-        sampled = sum(len(choice.get("response_ids") or ()) for choice in call.get("choices", ()))
-        parts.append(f"{len(call['prompt_ids'])}+{sampled} tokens" if call.get("prompt_ids") else "no token ids")
+        choices: list[dict[str, Any]] = call.get("choices") or []
+        prompt: list[int] = call.get("prompt_ids") or []
+        sampled = sum(len(choice.get("response_ids") or ()) for choice in choices)
+        parts.append(f"{len(prompt)}+{sampled} tokens" if prompt else "no token ids")
     if span.status != SpanStatus.OK:
         parts.append(f"{span.status}: {_short(span.error or '')}")
     return "  ".join(parts)
@@ -129,7 +131,9 @@ def _describe(span: Span) -> str:
 
 def answers(call: Mapping[str, Any]) -> list[str]:
     """Texts of the answers of a recorded LLM call."""
-    messages = [choice.get("message") or {} for choice in (call.get("response") or {}).get("choices") or ()]
+    response: dict[str, Any] = call.get("response") or {}
+    choices: list[dict[str, Any]] = response.get("choices") or []
+    messages: list[dict[str, Any]] = [choice.get("message") or {} for choice in choices]
     return [message.get("content") or str(message.get("tool_calls") or "") for message in messages]
 
 

@@ -101,9 +101,9 @@ def agl_resources_published(run: Run, resources: Any) -> Awaitable[None] | None:
 
 @hookspec
 def agl_register_commands(cli: Any) -> None:
-    """Add commands to the `agl` command line (a click group). Runs once at its start. Decision; not async."""
+    """Add commands to the `agl` command line (a click group). Runs once at its start. A plugin that fails here is named and left out; not async."""
 
 
-@hookspec(historic=True)
+@hookspec
 def agl_configure(config: Mapping[str, Any]) -> None:
     """See, and refuse by raising, the Trainer's configuration. Runs once per Trainer. Decision; not async."""

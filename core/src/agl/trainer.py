@@ -9,9 +9,9 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 from urllib.parse import urlsplit
 
 import msgspec
@@ -129,7 +129,7 @@ class Trainer:
             raise ConfigError(f"`algorithm` must be an `agl.Algorithm` or the name of one, given was {self.algorithm!r}")
         self.initial_resources = dict(initial_resources or {})
         for name, value in self.initial_resources.items():
-            if not isinstance(value, (LLM, PromptTemplate)):
+            if not isinstance(cast(object, value), (LLM, PromptTemplate)):
                 raise ConfigError(f"`initial_resources[{name!r}]` must be an `agl.LLM` or `agl.PromptTemplate`, given was {value!r}")
         self.store, self.seed = Path(store), seed
         self.timeout, self.max_attempts, self.failure_reward = timeout, _at_least(1, max_attempts, "max_attempts"), failure_reward
@@ -235,7 +235,7 @@ class Trainer:
     @contextlib.asynccontextmanager
     async def _session(
         self, agent: Any, datasets: dict[str, Any], path: Path, *, algorithm: bool = True, resume: bool | str | None = None
-    ) -> AsyncIterator[Run]:
+    ) -> AsyncGenerator[Run]:
         """Store, gateway, algorithm and runners, up for one run; taken down whatever happens."""
         bound = BoundAgent(agent, self.plugins)
         for name, tasks in datasets.items():
@@ -258,7 +258,7 @@ class Trainer:
             if learner is not None:
                 stack.push_async_callback(learner.stop)
                 values |= await learner.start(run)
-            await run.publish(**values)
+            await run.publish(metrics=None, **values)
             executor = ThreadExecutor(
                 run_id=run.id,
                 agent=bound,

@@ -29,7 +29,6 @@ from agl_grpo.options import Options, read_options
 from agl_grpo.schedules import Schedule
 from agl_grpo.server import Server
 
-RESOURCE = "main_llm"
 POLICY = "policy"
 """Name of the model at the engine, and of its folder in a checkpoint."""
 
@@ -87,7 +86,7 @@ class GRPO(Algorithm):
         self.engine = Engine(model, self.tokenizer, max_batch=o.max_batch, default_max_tokens=o.max_tokens, version=str(run.finished))
         self.server = Server(self.engine, port=o.port, model=POLICY)
         self.endpoint = await self.server.start()
-        return {RESOURCE: self._llm()}
+        return {"main_llm": self._llm()}
 
     async def stop(self) -> None:
         if hasattr(self, "server"):
@@ -109,7 +108,7 @@ class GRPO(Algorithm):
                 async with self.engine.paused():
                     learned = await asyncio.to_thread(self.learner.update, rows, advantages)
                     self.engine.version = str(step + 1)
-                await run.publish(metrics={**group_metrics(groups), **prefixed(learned)}, **{RESOURCE: self._llm()})
+                await run.publish(metrics={**group_metrics(groups), **prefixed(learned)}, main_llm=self._llm())
                 if val_every and (step + 1) % val_every == 0:
                     await run.evaluate()
                 if (step + 1) % o.checkpoint_every == 0 or step + 1 == o.steps:

@@ -15,7 +15,9 @@ from agl.transitions import Transition
 @hookimpl(trylast=True)
 def agl_assign_credit(result: RolloutResult, transitions: Sequence[Transition]) -> Sequence[Transition]:
     """The rollout's reward to every call, plus what was given to the call itself; a role's own final reward goes first."""
-    by_role = {reward.role: reward.value for reward in result.rewards if reward.name == FINAL and reward.role is not None}
+    by_role: dict[str | None, float] = {
+        reward.role: reward.value for reward in result.rewards if reward.name == FINAL and reward.role is not None
+    }
     by_call: dict[str, float] = {}
     for reward in result.rewards:
         if reward.span_id is not None and reward.name != FINAL:
