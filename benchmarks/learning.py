@@ -17,6 +17,7 @@ import shutil
 import statistics
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -34,16 +35,19 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--control-seeds", type=int, default=5)
     parser.add_argument("--out", type=Path, default=ROOT / ".agl" / "bench-learning")
+    parser.add_argument("--parallel", type=int, default=1, help="runs at the same time; their wall seconds are then longer")
     parser.add_argument("--resume", action="store_true", help="keep the runs that are finished")
     options = parser.parse_args()
     if not options.resume:
         shutil.rmtree(options.out, ignore_errors=True)
-    learned = [measure(options.out, seed, control=False) for seed in range(options.seeds)]
-    control = [measure(options.out, seed, control=True) for seed in range(options.control_seeds)]
+    runs = [(seed, control) for control, seeds in ((False, options.seeds), (True, options.control_seeds)) for seed in range(seeds)]
+    with ThreadPoolExecutor(options.parallel) as pool:
+        found = list(pool.map(lambda run: measure(options.out, run[0], control=run[1]), runs))
+    learned, control = found[: options.seeds], found[options.seeds :]
     console = Console()
     console.print(table(learned, control))
     console.print(machine(), markup=False)
-    print(json.dumps(figures(learned, control)), flush=True)
+    print(json.dumps(figures(learned, control, options.parallel)), flush=True)
 
 
 def measure(out: Path, seed: int, *, control: bool) -> dict[str, Any]:
@@ -54,12 +58,11 @@ def measure(out: Path, seed: int, *, control: bool) -> dict[str, Any]:
         return json.loads(kept.read_text())
     shutil.rmtree(folder, ignore_errors=True)
     command = [sys.executable, str(SCRIPT), "--out", str(folder), "--seed", str(seed), *(["--shuffle-rewards"] if control else [])]
-    print(f"--- {folder.name}", flush=True)
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         lines = []
         for line in process.stdout:
-            print(line, end="", flush=True)
+            print(f"{folder.name}: {line}", end="", flush=True)
             lines.append(line)
     if process.returncode:
         raise SystemExit(f"{' '.join(command)} failed with exit code {process.returncode}")
@@ -80,7 +83,7 @@ def table(learned: list[dict[str, Any]], control: list[dict[str, Any]]) -> Table
     return made
 
 
-def figures(learned: list[dict[str, Any]], control: list[dict[str, Any]]) -> dict[str, Any]:
+def figures(learned: list[dict[str, Any]], control: list[dict[str, Any]], parallel: int) -> dict[str, Any]:
     """What the benchmark says."""
     after = [run["after"] for run in learned]
     gains = [run["after"] - run["before"] for run in control]
@@ -94,6 +97,7 @@ def figures(learned: list[dict[str, Any]], control: list[dict[str, Any]]) -> dic
         "control_seeds": len(gains),
         "seconds_median": statistics.median(run["seconds"] for run in learned),
         "seconds_longest": max(run["seconds"] for run in learned),
+        "parallel": parallel,
     }
 
 
