@@ -32,7 +32,7 @@ docs: setup-dev  ## run every block of code in the documentation
 bench: bench-learning ## all benchmarks
 
 bench-learning: setup ## 5 seeds with shuffled-reward controls; about an hour on 2 cores
-	@$(BIN)/python benchmarks/learning.py
+	@$(BIN)/python benchmarks/learning.py $(ARGS)
 
 demo-model: setup ## make the embedded model of the SQL agent again, in minutes
 	@$(BIN)/python examples/sql_agent/make_model.py

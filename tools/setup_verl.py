@@ -23,7 +23,20 @@ def main() -> None:
         run(uv, "venv", "--quiet", "--python", sys.executable, str(folder))
     install_torch(uv, python)
     tests = ("pytest", "pytest-asyncio", "pytest-timeout", "hypothesis")
-    run(uv, "pip", "install", "--quiet", "--python", str(python), VERL, *tests, "-e", str(ROOT / "core"), "-e", str(ROOT / "algorithms" / "grpo"))
+    run(
+        uv,
+        "pip",
+        "install",
+        "--quiet",
+        "--python",
+        str(python),
+        VERL,
+        *tests,
+        "-e",
+        str(ROOT / "core"),
+        "-e",
+        str(ROOT / "algorithms" / "grpo"),
+    )
     stamp.write_text("done\n")
 
 

@@ -8,10 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
+
 from agl.cli import cli, read_tasks
 from agl.errors import ConfigError
 from agl.testing.scripted import ScriptedServer
-from click.testing import CliRunner
 
 APP = """
 import agl
@@ -70,7 +71,10 @@ def test_an_error_is_one_readable_line_and_exit_code_1(folder):
     [
         (["train"], "missing AGENT, --data, --algorithm"),
         (["train", "my_app:agent", "--data", "tasks.jsonl", "--algorithm", "none"], "no algorithm is named `none`"),
-        (["train", "my_app:nothing", "--data", "tasks.jsonl", "--algorithm", "grpo", "--set", "grpo.model=x"], "`my_app:nothing` cannot be imported"),
+        (
+            ["train", "my_app:nothing", "--data", "tasks.jsonl", "--algorithm", "grpo", "--set", "grpo.model=x"],
+            "`my_app:nothing` cannot be imported",
+        ),
         (["train", "my_app", "--data", "tasks.jsonl", "--algorithm", "grpo", "--set", "grpo.model=x"], "`my_app` must be `module:object`"),
         (["train", "my_app:agent", "--data", "tasks.jsonl", "--algorithm", "grpo", "--set", "model=x"], "`--set` takes grpo.OPTION=VALUE"),
         (["train", "my_app:agent", "--data", "no.jsonl", "--algorithm", "grpo", "--set", "grpo.model=x"], "there is no file `no.jsonl`"),

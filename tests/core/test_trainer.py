@@ -17,6 +17,7 @@ import pytest
 import agl
 from agl.errors import AglError, ConfigError, GatewayError, NotFoundError, PluginError, RewardError
 from agl.rollouts import Failure
+from agl.store.sql import SQLStore
 from agl.testing.scripted import Reply, ScriptedServer
 
 TASKS = [{"id": n, "q": f"q{n}"} for n in range(6)]
@@ -472,3 +473,15 @@ def test_a_run_goes_on_only_with_its_own_configuration():
         agl.Trainer(algorithm=Fails(), quiet=True, seed=1).fit(agent, TASKS)
     with pytest.raises(ConfigError, match="can only go on with its own configuration: seed was 1 and is 2"):
         agl.Trainer(algorithm=Fails(), quiet=True, seed=2).fit(agent, TASKS, resume=True)
+
+
+def test_a_run_whose_algorithm_cannot_start_is_recorded_as_failed(tmp_path):
+    class Broken(agl.Algorithm):
+        async def start(self, run):
+            raise ConfigError("no such model")
+
+    with pytest.raises(ConfigError, match="no such model"):
+        agl.Trainer(algorithm=Broken(), store=tmp_path / "store.sqlite", quiet=True).fit(agent, [{"x": 1}])
+    store = SQLStore(tmp_path / "store.sqlite")
+    assert [record.status for record in asyncio.run(store.runs())] == ["failed"]
+    store.close()

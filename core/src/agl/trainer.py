@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Mapping
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, cast
 from urllib.parse import urlsplit
@@ -36,6 +37,7 @@ T = TypeVar("T")
 
 RESUME_VARIABLE = "AGL_RESUME"
 """Id of the run that `fit` goes on with, or `latest`; `agl train --resume` sets it."""
+DEFAULT_STORE = Path(".agl/store.sqlite")
 DEV_TASKS = 10
 _ADAPTER_OPTIONS = {"agent_match"}
 
@@ -107,7 +109,7 @@ class Trainer:
         adapter: Mapping[str, Any] | None = None,
         roles: Mapping[str, str] | None = None,
         initial_resources: Mapping[str, Resource] | None = None,
-        store: str | Path = ".agl/store.sqlite",
+        store: str | Path = DEFAULT_STORE,
         plugins: Iterable[Any] = (),
         seed: int = 0,
         timeout: float | None = 600.0,
@@ -176,7 +178,8 @@ class Trainer:
                 status = "done"
             except asyncio.CancelledError:
                 status = "stopped"
-                self.console.say(f"stopped after {run.finished} steps; go on with: agl train --resume {run.id}")
+                place = "" if self.store == DEFAULT_STORE else f" --store {self.store}"
+                self.console.say(f"stopped after {run.finished} steps; go on with: agl train --resume {run.id}{place}")
                 raise
             finally:
                 await run.store.update_run(run.id, status=status)
@@ -193,7 +196,7 @@ class Trainer:
     async def _test(self, run: Run, *, first: bool) -> Evaluation | None:
         if not len(run.test):
             return None
-        done = [line for line in run.read("evaluations.jsonl") if line["mode"] == Mode.TEST and (line["step"] == 0 if first else False)]
+        done = [line for line in run.read("evaluations.jsonl") if first and line["mode"] == Mode.TEST and line["step"] == 0]
         if done:  # measured before the run was stopped
             results = await run.store.results(done[0]["rollouts"])
             return Evaluation(results=tuple(results), mode="test", step=0, resources_version=done[0]["version"])
@@ -251,6 +254,7 @@ class Trainer:
             store = SQLStore(path)
             stack.callback(store.close)
             run = await self._open_run(store, datasets, resume)
+            stack.push_async_callback(_closed, run)
             gateway = Gateway(store, host=self.host, port=self.gateway_port)
             await gateway.start()
             stack.push_async_callback(gateway.stop)
@@ -271,6 +275,7 @@ class Trainer:
             work = asyncio.ensure_future(executor.run())
             stack.push_async_callback(_end, work)
             stack.push_async_callback(store.cancel, run.id)
+            stack.enter_context(_frozen_garbage())
             with _raises_here(work):
                 yield run
 
@@ -390,6 +395,24 @@ def _placeholder_key() -> Any:
         yield
     finally:
         os.environ.pop("OPENAI_API_KEY", None)
+
+
+@contextlib.contextmanager
+def _frozen_garbage() -> Generator[None]:
+    """Keep what is loaded by now out of the garbage collector: scanning a million objects of frameworks again and again
+    costs more than the rollouts make."""
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+
+
+async def _closed(run: Run) -> None:
+    """A run that nobody ended otherwise has failed: no record says `running` for ever."""
+    if (await run.store.run(run.id)).status == "running":
+        await run.store.update_run(run.id, status="failed")
 
 
 async def _end(task: asyncio.Task[None]) -> None:

@@ -69,7 +69,9 @@ def test_what_a_call_got_beyond_its_rollout_is_added_to_its_own_advantage():
 
 def test_an_excluded_rollout_is_in_no_baseline_and_has_no_row():
     lost = result(2, None, [transition(3)], Failure.INFRASTRUCTURE)
-    rows, advantages = learning_rows([group(result(0, 1.0, [transition(0, reward=1.0)]), result(1, 0.0, [transition(1, reward=0.0)]), lost)], "dr_grpo")
+    rows, advantages = learning_rows(
+        [group(result(0, 1.0, [transition(0, reward=1.0)]), result(1, 0.0, [transition(1, reward=0.0)]), lost)], "dr_grpo"
+    )
     assert [row.rollout_id for row in rows] == ["r", "r"]
     assert [values[-1] for values in advantages] == [0.5, -0.5]
 

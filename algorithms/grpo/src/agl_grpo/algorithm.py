@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -65,8 +66,10 @@ class GRPO(Algorithm):
         if o.threads:
             torch.set_num_threads(o.threads)
         torch.manual_seed(run.seed)
+        # One thread for all of the learning: torch's large blocks are kept per thread, so that each new one pays for them again.
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="agl-learner")
         load = functools.partial(load_policy, self.model, dtype=getattr(torch, o.dtype), device=o.device, lora=o.adapter())
-        model, self.tokenizer = await asyncio.to_thread(load)
+        model, self.tokenizer = await self._in_thread(load)
         self.learner = Learner(
             model,
             lr=o.lr,
@@ -82,7 +85,7 @@ class GRPO(Algorithm):
             seed=run.seed,
         )
         if run.restored is not None:
-            await asyncio.to_thread(checkpoint.load, run.restored / POLICY, self.learner)
+            await self._in_thread(checkpoint.load, run.restored / POLICY, self.learner)
         self.engine = Engine(model, self.tokenizer, max_batch=o.max_batch, default_max_tokens=o.max_tokens, version=str(run.finished))
         self.server = Server(self.engine, port=o.port, model=POLICY)
         self.endpoint = await self.server.start()
@@ -93,6 +96,8 @@ class GRPO(Algorithm):
             await self.server.stop()
         if hasattr(self, "engine"):
             await asyncio.to_thread(self.engine.close)
+        if hasattr(self, "_thread"):
+            self._thread.shutdown(wait=False)
 
     async def fit(self, run: Run) -> None:
         o = self.options
@@ -106,7 +111,7 @@ class GRPO(Algorithm):
                     groups = shuffled(groups, f"{run.seed}:{step}")
                 rows, advantages = learning_rows(groups, o.estimator)
                 async with self.engine.paused():
-                    learned = await asyncio.to_thread(self.learner.update, rows, advantages)
+                    learned = await self._in_thread(self.learner.update, rows, advantages)
                     self.engine.version = str(step + 1)
                 await run.publish(metrics={**group_metrics(groups), **prefixed(learned)}, main_llm=self._llm())
                 if val_every and (step + 1) % val_every == 0:
@@ -117,6 +122,9 @@ class GRPO(Algorithm):
             if 0 < run.finished == self.learner.updates:  # not in the middle of an update
                 await run.checkpoint(self._save)
             raise
+
+    async def _in_thread(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, functools.partial(function, *arguments))
 
     def _llm(self) -> LLM:
         """The policy as it is now, for agents."""
