@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import os
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterable, Mapping
+from collections.abc import AsyncGenerator, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, cast
 from urllib.parse import urlsplit
@@ -19,9 +17,9 @@ import msgspec
 
 from agl.algorithms import Algorithm
 from agl.console import Console
-from agl.context import ContextExecutor
 from agl.errors import ConfigError, GatewayError
 from agl.gateway.server import Gateway
+from agl.loop import frozen_garbage, raises_here, run_in_loop
 from agl.plugins import Plugins
 from agl.registry import load
 from agl.resources import LLM, PromptTemplate, Resource, Resources
@@ -163,7 +161,7 @@ class Trainer:
         if resume is None:
             resume = os.environ.get(RESUME_VARIABLE) or None
         datasets = _datasets(train=train_dataset, val=val_dataset, test=test_dataset)
-        return _run_loop(lambda: self._fit(agent, datasets, resume), self.console)
+        return run_in_loop(lambda: self._fit(agent, datasets, resume), self.console.say)
 
     async def _fit(self, agent: Any, datasets: dict[str, Any], resume: bool | str | None) -> FitResult:
         assert self.algorithm is not None
@@ -209,7 +207,7 @@ class Trainer:
             ConfigError: before anything starts.
         """
         datasets = _datasets(train=list(dev_dataset)[:DEV_TASKS] if not isinstance(dev_dataset, (str, bytes, dict)) else dev_dataset)
-        return _run_loop(lambda: self._dev(agent, datasets), self.console)
+        return run_in_loop(lambda: self._dev(agent, datasets), self.console.say)
 
     async def _dev(self, agent: Any, datasets: dict[str, Any]) -> list[RolloutResult]:
         with tempfile.TemporaryDirectory() as folder:
@@ -227,7 +225,7 @@ class Trainer:
             ConfigError: before anything starts.
         """
         datasets = _datasets(test=dataset)
-        return _run_loop(lambda: self._evaluate(agent, datasets), self.console)
+        return run_in_loop(lambda: self._evaluate(agent, datasets), self.console.say)
 
     async def _evaluate(self, agent: Any, datasets: dict[str, Any]) -> Evaluation:
         async with self._session(agent, datasets, self.store) as run:
@@ -275,8 +273,8 @@ class Trainer:
             work = asyncio.ensure_future(executor.run())
             stack.push_async_callback(_end, work)
             stack.push_async_callback(store.cancel, run.id)
-            stack.enter_context(_frozen_garbage())
-            with _raises_here(work):
+            stack.enter_context(frozen_garbage())
+            with raises_here(work):
                 yield run
 
     async def _open_run(self, store: SQLStore, datasets: dict[str, Any], resume: bool | str | None) -> Run:
@@ -397,18 +395,6 @@ def _placeholder_key() -> Any:
         os.environ.pop("OPENAI_API_KEY", None)
 
 
-@contextlib.contextmanager
-def _frozen_garbage() -> Generator[None]:
-    """Keep what is loaded by now out of the garbage collector: scanning a million objects of frameworks again and again
-    costs more than the rollouts make."""
-    gc.collect()
-    gc.freeze()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
-
-
 async def _closed(run: Run) -> None:
     """A run that nobody ended otherwise has failed: no record says `running` for ever."""
     if (await run.store.run(run.id)).status == "running":
@@ -418,77 +404,3 @@ async def _closed(run: Run) -> None:
 async def _end(task: asyncio.Task[None]) -> None:
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
-
-
-@contextlib.contextmanager
-def _raises_here(work: asyncio.Task[None]) -> Any:
-    """End the code inside when the runners break, with their error."""
-    here = asyncio.current_task()
-    assert here is not None
-    failed: list[BaseException] = []
-
-    def done(task: asyncio.Task[None]) -> None:
-        if not task.cancelled() and (error := task.exception()) is not None:
-            failed.append(error)
-            here.cancel()
-
-    work.add_done_callback(done)
-    try:
-        yield
-    except asyncio.CancelledError:
-        if failed:
-            here.uncancel()
-            raise failed[0] from None
-        raise
-
-
-def _run_loop(main: Callable[[], Coroutine[Any, Any, T]], console: Console) -> T:
-    """Run a coroutine on a loop in a thread of its own, so that it works in notebooks too; Ctrl-C cancels it cleanly."""
-    loop_ready: list[tuple[asyncio.AbstractEventLoop, asyncio.Task[T]]] = []
-    outcome: list[T] = []
-    raised: list[BaseException] = []
-    over = threading.Event()  # not the thread's own end: an interrupted `Thread.join` takes the thread for ended
-
-    async def work() -> T:
-        loop = asyncio.get_running_loop()
-        loop.set_default_executor(ContextExecutor())
-        task = asyncio.current_task()
-        assert task is not None
-        loop_ready.append((loop, task))
-        return await main()
-
-    def serve() -> None:
-        try:
-            with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-                outcome.append(runner.run(work()))
-        except BaseException as error:
-            raised.append(error)
-        finally:
-            over.set()
-
-    thread = threading.Thread(target=serve, name="agl-loop", daemon=True)
-    thread.start()
-    interrupted = False
-    while not over.is_set():
-        try:
-            over.wait(0.2)
-        except KeyboardInterrupt:
-            if interrupted or not loop_ready:
-                raise
-            interrupted = True
-            console.say("stopping: Ctrl-C again to stop at once")
-            loop, task = loop_ready[0]
-            loop.call_soon_threadsafe(task.cancel)
-    if interrupted:
-        raise KeyboardInterrupt
-    if raised:
-        raise raised[0]
-    return outcome[0]
-
-
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
-    try:
-        import uvloop
-    except ImportError:
-        return asyncio.new_event_loop
-    return uvloop.new_event_loop
