@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -107,3 +109,45 @@ def test_tasks_come_from_json_lines_arrays_and_parquet(folder):
     Path("tasks.txt").write_text("")
     with pytest.raises(ConfigError, match=r"must be \.jsonl, \.json or \.parquet"):
         read_tasks(Path("tasks.txt"))
+
+
+SCRIPT = """
+import agl, sys, time
+
+class Counting(agl.Algorithm):
+    async def fit(self, run):
+        for step in run.steps(4):
+            await run.rollout(run.train.sample(1))
+            await run.publish(metrics={"reward": 1.0})
+            await run.checkpoint(lambda folder: None)
+            print("checkpoint", run.finished, flush=True)
+            if step == 1 and not run.restored:
+                import asyncio
+                await asyncio.sleep(60)
+
+@agl.rollout
+def agent(task):
+    return 1.0
+
+agl.Trainer(algorithm=Counting()).fit(agent, [{"x": 1}])
+"""
+
+
+def test_ctrl_c_ends_a_script_cleanly_and_train_resume_goes_on_at_its_last_step(folder):
+    (folder / "train.py").write_text(SCRIPT)
+    with subprocess.Popen([sys.executable, "train.py"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as script:
+        assert script.stdout is not None
+        shown = []
+        while "checkpoint 2\n" not in shown:
+            shown.append(script.stdout.readline())
+            assert shown[-1]
+        script.send_signal(signal.SIGINT)
+        rest, _ = script.communicate(timeout=30)
+    assert script.returncode != 0
+    [run] = re.findall(r"stopped after 2 steps; go on with: agl train --resume (\S+)", rest)
+    assert "stopped" in agl("runs").stdout
+    resumed = agl("train", "--resume", run)
+    assert resumed.returncode == 0, resumed.stderr
+    assert f"run {run} goes on after step 2" in resumed.stdout
+    assert re.findall(r"checkpoint (\d)", resumed.stdout) == ["3", "4"]
+    assert "done" in agl("runs").stdout
