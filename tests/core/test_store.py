@@ -375,6 +375,8 @@ async def test_a_rollout_that_is_queued_again_wakes_the_workers(store, make_roll
     await asyncio.sleep(0)
     await store.finish(rollout.attempt.attempt_id, FAILED, failure=Failure.INFRASTRUCTURE)
     await asyncio.wait_for(waiting, 10)
+    [again] = await store.claim(rollout.run_id, "another worker")
+    assert (again.rollout_id, again.attempt.number) == (rollout.rollout_id, 2)
 
 
 # Commits.

@@ -68,7 +68,8 @@ def test_the_write_prompt_holds_schema_and_question_and_no_more(db_path: str) ->
 
 def test_the_graph_is_built_without_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    build_graph(base_url="http://localhost:1/v1", model="local", temperature=0.0)
+    graph = build_graph(base_url="http://localhost:1/v1", model="local", temperature=0.0)
+    assert {"write_query", "execute_query", "check_query", "rewrite_query"} <= set(graph.nodes)
 
 
 @pytest.mark.parametrize(
