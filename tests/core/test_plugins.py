@@ -57,12 +57,21 @@ def test_a_plugin_named_in_the_environment_is_blocked_and_not_imported(install_p
     assert (row.state, row.reason) == ("blocked", "named in $AGL_PLUGINS_DISABLED")
 
 
-def test_two_packages_with_one_plugin_name_are_a_clash(install_package):
+def test_two_packages_with_one_plugin_name_are_a_clash_until_one_is_blocked(install_package, monkeypatch):
     install_package("first-dist", {"same": "first_plugin"}, first_plugin="")
     install_package("second-dist", {"same": "second_plugin"}, second_plugin="")
-    states = sorted((row.state, row.reason) for row in Plugins().rows if row.name == "same")
-    assert [state for state, _ in states] == ["clash", "ok"]
-    assert "another package brings a plugin `same`" in states[0][1]
+    states = [(row.state, row.reason) for row in Plugins().rows if row.name == "same"]
+    assert [state for state, _ in states] == ["clash", "clash"]
+    assert "second-dist brings a plugin `same`, too, and neither is loaded" in states[0][1]
+    monkeypatch.setenv("AGL_PLUGINS_DISABLED", "second-dist:same")
+    assert [(row.package, row.state) for row in Plugins().rows if row.name == "same"] == [("first-dist", "ok"), ("second-dist", "blocked")]
+
+
+def test_nobody_takes_over_a_name_of_the_core(install_package):
+    install_package("rogue-dist", {"credit": "rogue_plugin"}, rogue_plugin="1 / 0")
+    found = {row.package: row for row in Plugins().rows if row.name == "credit"}
+    assert (found["agl-core"].state, found["rogue-dist"].state) == ("ok", "clash")
+    assert "`credit` is the core's own; rename the plugin of rogue-dist" in found["rogue-dist"].reason
 
 
 def test_a_misspelt_hook_is_named_with_those_that_exist(install_package):
@@ -70,7 +79,7 @@ def test_a_misspelt_hook_is_named_with_those_that_exist(install_package):
     install_package("typo-dist", {"typo": "typo_plugin"}, typo_plugin=code)
     row = rows(Plugins())["typo"]
     assert row.state == "unknown-hook"
-    assert "['agl_rewards'], which are no hooks; the hooks are [" in row.reason
+    assert "['agl_rewards'], which are no hooks; did you mean ['agl_reward']? The hooks are [" in row.reason
     assert "agl_reward'" in row.reason
 
 
@@ -170,7 +179,7 @@ def test_the_first_answer_decides_and_plugins_go_before_the_built_in_ones(make_r
     calls = []
     last = plugin("last", agl_assign_credit=lambda transitions: calls.append("last"))
     first = plugin("first", agl_assign_credit=lambda transitions: [calls.append("first"), *transitions][1:])
-    assert Plugins([last, first]).assign_credit(make_result(), [item]) == (item,)
+    assert Plugins([first, last]).assign_credit(make_result(), [item]) == (item,)
     assert calls == ["first"]
 
 
@@ -242,7 +251,7 @@ def test_a_context_manager_that_fails_is_named_and_not_taken_for_the_agents_fail
 
 def test_what_was_opened_is_closed_when_a_later_plugin_fails_to_open(make_attempt):
     log = []
-    made = Plugins([traced(log, "later", fail="enter"), traced(log, "early")])  # the last registered is called first
+    made = Plugins([traced(log, "early"), traced(log, "later", fail="enter")])
     with pytest.raises(PluginError, match="later"), made.opened(make_attempt()):
         log.append("run")
     assert log == ["enter", "exit"]
@@ -290,4 +299,4 @@ def test_a_plugin_whose_commands_fail_is_left_out_with_a_warning(caplog):
         [plugin("good", agl_register_commands=lambda cli: added.append(cli)), plugin("bad", agl_register_commands=fail)]
     ).register_commands("cli")
     assert added == ["cli"]
-    assert "plugin `bad` could not add its commands" in caplog.text
+    assert "plugin `bad` failed in `agl_register_commands`: RuntimeError: no click" in caplog.text

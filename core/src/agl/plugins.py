@@ -6,12 +6,14 @@ Trainer alone.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import difflib
 import functools
-import importlib.metadata
 import inspect
 import logging
-import os
+import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping, Sequence
 from contextvars import ContextVar
 from typing import Any, cast
@@ -22,89 +24,99 @@ import pluggy
 from agl import hookspecs
 from agl.agents import AgentAdapter
 from agl.context import ActiveAttempt
+from agl.discovery import CORE, Discovered, PluginRow, discover, unmet
 from agl.errors import ConfigError, PluginError
+from agl.hookspecs import SPECS
 from agl.results import RolloutResult
 from agl.rewards import Reward, make_reward
+from agl.settings import read_settings
 from agl.transitions import Transition
 
 log = logging.getLogger("agl")
 
-GROUP = "agl"
-DISABLED_VARIABLE = "AGL_PLUGINS_DISABLED"
-"""Comma-separated names of plugins that are not loaded."""
-
-
-class PluginRow(msgspec.Struct, frozen=True, kw_only=True):
-    """One discovered plugin and what became of it."""
-
-    name: str
-    package: str
-    version: str
-    state: str
-    """`ok`, `blocked`, `clash`, `failed` or `unknown-hook`."""
-    reason: str = ""
+OBSERVER_SECONDS = 30.0
+"""How long an asynchronous observer may take."""
 
 
 class Plugins:
     """The plugins that act for one Trainer or command.
 
     Args:
-        extra: plugin objects or modules given in code.
+        extra: plugin objects or modules given in code; they are called first, in this order.
         discover: whether installed plugins are loaded too.
+
+    Raises:
+        PluginError: one of `extra` does not fit; an installed one that does not is a row that says so.
     """
 
     def __init__(self, extra: Iterable[Any] = (), *, discover: bool = True) -> None:
         self.rows: list[PluginRow] = []
+        self.errors: dict[str, BaseException] = {}
+        """Why loading failed, by `package:name`."""
+        self.observer_failures: Counter[str] = Counter()
+        """Failures of observers that were isolated, by `plugin.hook`."""
+        self._calls: dict[str, list[tuple[str, Callable[..., Any]]]] = {}
         self._manager = pluggy.PluginManager(hookspecs.PROJECT)
         self._manager.add_hookspecs(hookspecs)
-        self._warned: set[str] = set()
-        if discover:
-            for entry in _entry_points():
-                self.rows.append(self._load(entry))
-        for plugin in extra:
+        self._settings = read_settings().plugins if discover else None
+        if self._settings is not None:
+            self._load_all(self._settings.order)
+        # pluggy calls what was registered last first.
+        for plugin in reversed(list(extra)):
             if self._manager.is_registered(plugin):  # an installed one, given again
                 continue
             name = getattr(plugin, "__name__", None) or getattr(plugin, "name", None) or type(plugin).__name__
             self._register(plugin, name if not self._manager.has_plugin(name) else f"{name}-{id(plugin):x}")
 
-    def _load(self, entry: importlib.metadata.EntryPoint) -> PluginRow:
-        package = entry.dist.metadata["Name"] if entry.dist else "?"
-        version = entry.dist.version if entry.dist else "?"
-        row = functools.partial(PluginRow, name=entry.name, package=package, version=version)
-        disabled = {name.strip() for name in os.environ.get(DISABLED_VARIABLE, "").split(",")}
-        if entry.name in disabled or "*" in disabled:
-            return row(state="blocked", reason=f"named in ${DISABLED_VARIABLE}")
-        if self._manager.has_plugin(entry.name):
-            return row(state="clash", reason=f"another package brings a plugin `{entry.name}`; uninstall one of them")
+    def check(self) -> None:
+        """Refuse to start without what the settings ask for.
+
+        Raises:
+            ConfigError: a required plugin is missing or does not work, or one that is named does not exist.
+        """
+        if self._settings is not None and (problems := unmet(self.rows, self._settings)):
+            raise ConfigError("; ".join(problems))
+
+    def _load_all(self, order: Sequence[str]) -> None:
+        assert self._settings is not None
+        found = discover(self._settings)
+        self.rows = [item.row for item in found]
+        place = {name: index for index, name in enumerate(order)}
+        calls = sorted(range(len(found)), key=lambda index: place.get(found[index].row.name, len(place)))
+        for index in reversed(calls):
+            if found[index].row.state == "found":
+                self.rows[index] = self._load(found[index])
+
+    def _load(self, found: Discovered) -> PluginRow:
+        row, started = found.row, time.perf_counter()
         try:
-            self._register(entry.load(), entry.name)
-        except PluginError as error:
-            return row(state="unknown-hook", reason=str(error))
+            plugin = found.entry.load()
+            self._register(plugin, row.name)
         except (Exception, SystemExit) as error:  # a broken plugin must not stop the others
-            log.warning("plugin `%s` of %s could not be loaded: %s: %s", entry.name, package, type(error).__name__, error)
-            return row(state="failed", reason=f"{type(error).__name__}: {error}")
-        return row(state="ok")
+            self.errors[f"{row.package}:{row.name}"] = error
+            state = error.state if isinstance(error, _Misfit) else "failed"
+            reason = str(error) if isinstance(error, PluginError) else f"{type(error).__name__}: {error}"
+            log.warning("plugin `%s` of %s is not used (%s): %s", row.name, row.package, state, reason)
+            return msgspec.structs.replace(row, state=state, reason=reason, seconds=time.perf_counter() - started)
+        hooks = tuple(caller.name for caller in self._manager.get_hookcallers(plugin) or ())
+        return msgspec.structs.replace(row, state="ok", hooks=hooks, seconds=time.perf_counter() - started)
 
     def _register(self, plugin: Any, name: str) -> None:
-        known = {spec for spec in dir(hookspecs) if spec.startswith("agl_")}
-        home = cast(object, plugin if inspect.ismodule(plugin) else type(plugin))
-        named = {name: inspect.getattr_static(home, name) for name in dir(home) if name.startswith("agl_")}
-        hooks = {name: value for name, value in named.items() if inspect.isroutine(value)}
-        if unknown := sorted(hooks.keys() - known):
-            raise PluginError(f"plugin `{name}` implements {unknown}, which are no hooks; the hooks are {sorted(known)}")
-        if unmarked := sorted(hook for hook, function in hooks.items() if not hasattr(_function(function), "agl_impl")):
-            raise PluginError(f"plugin `{name}` defines {unmarked} without `@agl.hookimpl`, so that they would never be called")
-        if wrappers := sorted(hook for hook, function in hooks.items() if {"wrapper", "hookwrapper"} & _options(function)):
-            raise PluginError(f"plugin `{name}` wraps {wrappers}; a hook of AGL is implemented, not wrapped")
-        api = getattr(plugin, "agl_plugin_api", hookspecs.AGL_PLUGIN_API)
+        # Statically: a module may import its framework when it is asked for a name that it lacks.
+        api = inspect.getattr_static(plugin, "agl_plugin_api", hookspecs.AGL_PLUGIN_API)
         if api != hookspecs.AGL_PLUGIN_API:
-            this = hookspecs.AGL_PLUGIN_API
-            raise PluginError(f"plugin `{name}` is made for plugin API {api}, this is {this}; upgrade the older of the two")
+            raise _Misfit("unsupported", _wrong_api(name, api))
+        _check_hooks(plugin, name)
+        self._calls.clear()
         try:
             self._manager.register(plugin, name)
         except (pluggy.PluginValidationError, ValueError) as error:
             self._manager.unregister(name=name)
             raise PluginError(f"plugin `{name}` does not fit: {' '.join(str(error).split())}") from error
+
+    def implementations(self) -> dict[str, list[str]]:
+        """Every hook with the names of the plugins that implement it, in call order."""
+        return {hook: [name for name, _ in self._implementations(hook)] for hook in SPECS}
 
     # Decision hooks.
 
@@ -132,7 +144,7 @@ class Plugins:
                 for hook in ("agl_trace_rollout", "agl_inject_resources"):
                     for name, implementation in self._implementations(hook):
                         with _named(name, hook):
-                            manager = implementation(attempt=attempt)
+                            manager = _manager_of(implementation(attempt=attempt))
                         if manager is not None:
                             stack.enter_context(_around(manager, name, hook))
                 yield
@@ -170,40 +182,53 @@ class Plugins:
         """Show the configuration to the plugins, which may refuse it."""
         for name, implementation in self._implementations("agl_configure"):
             with _named(name, "agl_configure"):
-                implementation(config=config)
+                _answered(implementation(config=config))
 
     def register_commands(self, cli: Any) -> None:
         """Let plugins add their commands; one that fails is named and left out."""
         for name, implementation in self._implementations("agl_register_commands"):
             try:
-                implementation(cli=cli)
+                _answered(implementation(cli=cli))
             except Exception as error:
-                log.warning("plugin `%s` could not add its commands: %s: %s", name, type(error).__name__, error)
+                self._isolated(name, "agl_register_commands", error)
 
     # Observer hooks.
 
     async def observe(self, hook: str, **arguments: Any) -> None:
-        """Tell observers; one that fails warns once and the run goes on."""
+        """Tell observers; one that fails, or takes too long, warns once and is counted, and the run goes on."""
         for name, implementation in self._implementations(hook):
             try:
-                await _awaited(implementation(**arguments))
+                answer = implementation(**arguments)
+                if answer is not None:
+                    async with asyncio.timeout(OBSERVER_SECONDS):
+                        await _awaited(answer)
             except Exception as error:
-                if (key := f"{name}.{hook}") not in self._warned:
-                    self._warned.add(key)
-                    log.warning("plugin `%s` failed in `%s`: %s: %s (said once)", name, hook, type(error).__name__, error)
+                self._isolated(name, hook, error)
+
+    def _isolated(self, name: str, hook: str, error: Exception) -> None:
+        self.observer_failures[f"{name}.{hook}"] += 1
+        if self.observer_failures[f"{name}.{hook}"] == 1:
+            said = f"took more than {OBSERVER_SECONDS:g} s" if isinstance(error, TimeoutError) and not str(error) else str(error)
+            log.warning("plugin `%s` failed in `%s`: %s: %s (said once)", name, hook, type(error).__name__, said)
 
     def _decide(self, hook: str, **arguments: Any) -> Any:
         for name, implementation in self._implementations(hook):
-            with _named(name, hook):
-                answer = implementation(**arguments)
+            try:
+                answer = _answered(implementation(**arguments))
+            except (ConfigError, PluginError):
+                raise
+            except Exception as error:
+                raise _failure(name, hook, error) from error
             if answer is not None:
                 return answer
         return None
 
     def _implementations(self, hook: str) -> list[tuple[str, Callable[..., Any]]]:
         """Name and function of every implementation, in call order: what pluggy itself would call, but attributable."""
-        found = getattr(self._manager.hook, hook).get_hookimpls()
-        return [(implementation.plugin_name, functools.partial(_subset, implementation)) for implementation in reversed(found)]
+        if hook not in self._calls:
+            found = getattr(self._manager.hook, hook).get_hookimpls()
+            self._calls[hook] = [(implementation.plugin_name, _callable(implementation)) for implementation in reversed(found)]
+        return self._calls[hook]
 
 
 @contextlib.contextmanager
@@ -214,7 +239,11 @@ def _named(name: str, hook: str) -> Generator[None]:
     except (ConfigError, PluginError):
         raise
     except Exception as error:
-        raise PluginError(f"plugin `{name}` failed in `{hook}`: {type(error).__name__}: {error}") from error
+        raise _failure(name, hook, error) from error
+
+
+def _failure(name: str, hook: str, error: Exception) -> PluginError:
+    return PluginError(f"plugin `{name}` failed in `{hook}`: {type(error).__name__}: {error}")
 
 
 @contextlib.contextmanager
@@ -243,6 +272,44 @@ def _as_rewards(given: Any) -> list[Reward]:
     return rewards
 
 
+class _Misfit(PluginError):
+    """A plugin that must not be used, with the state that its row gets."""
+
+    def __init__(self, state: str, message: str) -> None:
+        super().__init__(message)
+        self.state = state
+
+
+def _check_hooks(plugin: Any, name: str) -> None:
+    """Refuse what would silently never be called, or break when it is."""
+    home = cast(object, plugin if inspect.ismodule(plugin) else type(plugin))
+    named = {name: inspect.getattr_static(home, name) for name in dir(home) if name.startswith("agl_")}
+    hooks = {name: value for name, value in named.items() if inspect.isroutine(_function(value))}
+    if unknown := sorted(hooks.keys() - SPECS.keys()):
+        close = [match for hook in unknown for match in difflib.get_close_matches(hook, SPECS, 1)]
+        meant = f"did you mean {close}? " if close else ""
+        raise _Misfit("unknown-hook", f"plugin `{name}` implements {unknown}, which are no hooks; {meant}The hooks are {sorted(SPECS)}")
+    if unmarked := sorted(hook for hook, function in hooks.items() if not hasattr(_function(function), "agl_impl")):
+        raise PluginError(f"plugin `{name}` defines {unmarked} without `@agl.hookimpl`, so that they would never be called")
+    if wrappers := sorted(hook for hook, function in hooks.items() if {"wrapper", "hookwrapper"} & _options(function)):
+        raise PluginError(f"plugin `{name}` wraps {wrappers}; a hook of AGL is implemented, not wrapped")
+    if sync := sorted(hook for hook, function in hooks.items() if _is_async(function) and not SPECS[hook].may_be_async):
+        allowed = sorted(hook for hook, known in SPECS.items() if known.may_be_async)
+        raise PluginError(f"plugin `{name}` makes {sync} async, which only {allowed} may be; write it as a plain function")
+
+
+def _wrong_api(name: str, api: Any) -> str:
+    this = hookspecs.AGL_PLUGIN_API
+    older = isinstance(api, int) and api < this
+    upgrade = f"upgrade the package of `{name}`" if older else f"upgrade AGL: pip install --upgrade {CORE}"
+    return f"plugin `{name}` is made for plugin API {api}, this is {this}; {upgrade}"
+
+
+def _is_async(function: Any) -> bool:
+    bare = _function(function)
+    return inspect.iscoroutinefunction(bare) or inspect.isasyncgenfunction(bare)
+
+
 def _options(function: Any) -> set[str]:
     return {option for option, value in getattr(_function(function), "agl_impl").items() if value}  # noqa: B009
 
@@ -251,13 +318,34 @@ def _function(value: Any) -> Any:
     return getattr(value, "__func__", value)
 
 
-def _subset(implementation: Any, **arguments: Any) -> Any:
-    """Call with the arguments that the implementation takes (an old plugin may take fewer)."""
-    return implementation.function(*(arguments[name] for name in implementation.argnames))
+def _callable(implementation: Any) -> Callable[..., Any]:
+    """The implementation, called with the arguments that it takes: an old plugin may take fewer."""
+    function, names = implementation.function, implementation.argnames
+
+    def call(**arguments: Any) -> Any:
+        return function(*(arguments[name] for name in names))
+
+    return call
 
 
 async def _awaited(value: Any) -> Any:
     return await cast(Awaitable[Any], value) if isinstance(value, Awaitable) else value
+
+
+def _answered(value: Any) -> Any:
+    """An answer where nothing can be awaited."""
+    if isinstance(value, Awaitable):
+        if inspect.iscoroutine(cast(object, value)):
+            cast(Any, value).close()
+        raise TypeError("it gave something to await; this hook must answer at once")
+    return value
+
+
+def _manager_of(value: Any) -> contextlib.AbstractContextManager[Any] | None:
+    if value is not None and not (hasattr(value, "__enter__") and hasattr(value, "__exit__")):
+        _answered(value)
+        raise TypeError(f"it must give a context manager or None, not {value!r}; is `@contextlib.contextmanager` missing?")
+    return value
 
 
 _ACTIVE: ContextVar[Plugins | None] = ContextVar("agl_plugins", default=None)
@@ -271,9 +359,3 @@ def active() -> Plugins:
 @functools.cache
 def _installed() -> Plugins:
     return Plugins()
-
-
-def _entry_points() -> list[importlib.metadata.EntryPoint]:
-    """Entry points sorted by name: the file system's order is no order. The core's own come first, so are called last."""
-    found = importlib.metadata.entry_points(group=GROUP)
-    return sorted(found, key=lambda entry: (entry.dist is None or entry.dist.metadata["Name"] != "agl-core", entry.name))

@@ -1,0 +1,169 @@
+"""Discovery: which plugins are installed, and which of them may be loaded. Reads metadata, imports nothing."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+from collections import Counter
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import msgspec
+
+from agl.settings import PluginSettings
+
+GROUP = "agl"
+CORE = "agl-core"
+DISABLED_VARIABLE = "AGL_PLUGINS_DISABLED"
+"""Comma-separated plugins that are not loaded: names, `package:name`, or `*` for all but the core's own."""
+ALLOWED_VARIABLE = "AGL_PLUGINS"
+"""Comma-separated names: only these, and the core's own, are loaded."""
+INSTRUMENTS = "instruments"
+"""The extra whose requirements are the frameworks that a plugin supports."""
+
+
+class PluginRow(msgspec.Struct, frozen=True, kw_only=True):
+    """One discovered plugin and what became of it."""
+
+    name: str
+    package: str
+    version: str
+    state: str
+    """`ok`, `blocked`, `unsupported`, `clash`, `failed` or `unknown-hook`; `found` before it is loaded."""
+    reason: str = ""
+    frameworks: dict[str, str | None] = {}
+    """Installed versions of the frameworks that its metadata names; None for one that is missing."""
+    hooks: tuple[str, ...] = ()
+    """Those that it implements, once it is loaded."""
+    seconds: float | None = None
+    """Time that loading took."""
+
+
+class Discovered(NamedTuple):
+    """A row, and the entry point that would load it."""
+
+    row: PluginRow
+    entry: importlib.metadata.EntryPoint
+
+
+def discover(settings: PluginSettings) -> list[Discovered]:
+    """Every installed plugin, by name, the core's own last; `state` is `found` for those that may be loaded."""
+    entries = list(importlib.metadata.entry_points(group=GROUP))
+    packages = {id(entry): package_of(entry) for entry in entries}
+    blocked = {id(entry): _blocked(entry.name, packages[id(entry)], settings) for entry in entries}
+    free = Counter(entry.name for entry in entries if not blocked[id(entry)])
+    core = {entry.name for entry in entries if packages[id(entry)] == CORE}
+    found: list[Discovered] = []
+    for entry in entries:
+        package = packages[id(entry)]
+        state, reason, frameworks = "found", "", dict[str, str | None]()
+        if blocked[id(entry)]:
+            state, reason = "blocked", blocked[id(entry)]
+        elif free[entry.name] > 1 and not (entry.name in core and package == CORE):
+            state, reason = "clash", _clash(entry.name, package, entries, packages)
+        else:
+            frameworks, reason = _frameworks(entry, package)
+            state = "unsupported" if reason else "found"
+        version = entry.dist.version if entry.dist else "?"
+        row = PluginRow(name=entry.name, package=package, version=version, state=state, reason=reason, frameworks=frameworks)
+        found.append(Discovered(row, entry))
+    return sorted(found, key=lambda item: (item.row.package == CORE, item.row.name, item.row.package))
+
+
+def package_of(entry: importlib.metadata.EntryPoint) -> str:
+    """Name of the distribution that brings an entry point."""
+    return entry.dist.name if entry.dist else "?"
+
+
+def names_in(variable: str) -> list[str]:
+    """The comma-separated names of an environment variable."""
+    return [name.strip() for name in os.environ.get(variable, "").split(",") if name.strip()]
+
+
+def unmet(rows: Iterable[PluginRow], settings: PluginSettings) -> list[str]:
+    """What the settings and the environment ask of plugins and do not get, each as a sentence that says what to do."""
+    rows = list(rows)
+    found: list[str] = []
+    for text in settings.required:
+        if problem := _missing(text, rows):
+            found.append(f"[plugins] required `{text}`: {problem}")
+    known = {row.name for row in rows}
+    named = {"[plugins] order": settings.order, f"${ALLOWED_VARIABLE}": names_in(ALLOWED_VARIABLE)}
+    for where, names in named.items():
+        found += [
+            f"{where} names the plugin `{name}`, which is not installed; there are {sorted(known)}" for name in names if name not in known
+        ]
+    return found
+
+
+def _missing(text: str, rows: list[PluginRow]) -> str:
+    from packaging.requirements import InvalidRequirement, Requirement
+
+    try:
+        wanted = Requirement(text)
+    except InvalidRequirement as error:
+        return f"is no requirement such as `agl-langgraph>=0.1`: {error}"
+    bringing = [row for row in rows if _plain(row.package) == _plain(wanted.name) or row.name == wanted.name]
+    if not bringing:
+        return f"is not installed: pip install '{text}'"
+    for row in bringing:
+        if not wanted.specifier.contains(row.version, prereleases=True):
+            return f"{row.package} {row.version} is installed: pip install '{row.package}{wanted.specifier}'"
+        if row.state not in ("ok", "found"):
+            return f"plugin `{row.name}` is {row.state}: {row.reason}"
+    return ""
+
+
+def _blocked(name: str, package: str, settings: PluginSettings) -> str:
+    """Why a plugin must not be loaded; empty when it may."""
+    for where, names in ((f"${DISABLED_VARIABLE}", names_in(DISABLED_VARIABLE)), ("[plugins] disabled", settings.disabled)):
+        if name in names or f"{package}:{name}" in names or ("*" in names and package != CORE):
+            return f"named in {where}"
+    allowed = names_in(ALLOWED_VARIABLE)
+    if allowed and package != CORE and name not in allowed:
+        return f"not named in ${ALLOWED_VARIABLE}"
+    return ""
+
+
+def _clash(name: str, package: str, entries: list[importlib.metadata.EntryPoint], packages: dict[int, str]) -> str:
+    others = sorted({packages[id(entry)] for entry in entries if entry.name == name} - {package}) or [package]
+    if CORE in others:
+        return f"`{name}` is the core's own; rename the plugin of {package}"
+    return (
+        f"{' and '.join(others)} bring{'s' if len(others) == 1 else ''} a plugin `{name}`, too, and neither is loaded; uninstall one, or block one: "
+        f"{DISABLED_VARIABLE}={package}:{name}"
+    )
+
+
+def _frameworks(entry: importlib.metadata.EntryPoint, package: str) -> tuple[dict[str, str | None], str]:
+    """Versions of the frameworks that the metadata names, and why they do not fit."""
+    texts = [text for text in (entry.dist.requires or () if entry.dist else ()) if INSTRUMENTS in text]
+    if not texts:
+        return {}, ""
+    from packaging.requirements import Requirement
+
+    frameworks: dict[str, str | None] = {}
+    reasons: list[str] = []
+    for requirement in map(Requirement, texts):
+        marker = requirement.marker
+        if marker is None or marker.evaluate({"extra": ""}) or not marker.evaluate({"extra": INSTRUMENTS}):
+            continue
+        version = _version(requirement.name)
+        frameworks[requirement.name] = version
+        wanted = f"{requirement.name}{requirement.specifier}"
+        if version is None:
+            reasons.append(f"needs {wanted}, which is not installed")
+        elif not requirement.specifier.contains(version, prereleases=True):
+            reasons.append(f"needs {wanted}, installed is {version}")
+    return frameworks, f"{'; '.join(reasons)}: pip install '{package}[{INSTRUMENTS}]'" if reasons else ""
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _plain(package: str) -> str:
+    return package.lower().replace("_", "-").replace(".", "-")
