@@ -23,6 +23,16 @@ class Algorithm:
         """The options, as JSON, for the record of the run."""
         return {}
 
+    def check(self) -> str:
+        """Can this algorithm start here? Answers in a few words what it would use; loads no weights and starts nothing.
+
+        `agl doctor` asks it.
+
+        Raises:
+            ConfigError: a model, a device or a package is missing, with what to type.
+        """
+        return ""
+
     async def start(self, run: Run) -> Mapping[str, Resource]:
         """Bring up what serves the first resources (an engine, say), at the run's restored state if it has one.
 

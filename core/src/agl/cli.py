@@ -130,28 +130,14 @@ def report(run: str, out: Path | None, store: Path) -> None:
     click.echo(write_report(store, run, out))
 
 
-@cli.command()
-def plugins() -> None:
-    """List installed plugins and drivers, and what became of them."""
-    from agl.plugins import Plugins
-    from agl.registry import GROUPS, drivers
-
-    for row in Plugins().rows:
-        click.echo(f"{row.name:<16} {row.package:<16} {row.version:<10} {row.state} {row.reason}".rstrip())
-    for group in GROUPS:
-        for name, entries in drivers(group).items():
-            for entry in entries:
-                package = entry.dist.metadata["Name"] if entry.dist else "?"
-                click.echo(f"{name:<16} {package:<16} {entry.dist.version if entry.dist else '?':<10} {group}")
-
-
 def main() -> None:
     """Entry point of the `agl` command."""
     from agl.plugins import Plugins
 
     sys.path.insert(0, os.getcwd())  # `module:object` means the user's own modules, as with `python -m`
-    Plugins().register_commands(cli)
-    cli()
+    plugins = Plugins()
+    plugins.register_commands(cli)
+    cli(obj=plugins)
 
 
 def _resume(store: Path, run: str) -> None:

@@ -1,17 +1,26 @@
-"""Registry: drivers, one of many by name (algorithms, stores, executors, trackers), behind one façade over stevedore.
+"""Registry: drivers, one of many by name, behind one façade over stevedore.
 
 Listing reads metadata and imports nothing; loading imports the named driver alone.
 """
 
 from __future__ import annotations
 
+import difflib
 import importlib.metadata
 from typing import Any
 
+from agl.discovery import package_of
 from agl.errors import PluginError
 
-GROUPS = ("agl.algorithms", "agl.stores", "agl.engines", "agl.executors", "agl.trackers")
-_KNOWN_PACKAGES = {"grpo": "agl-grpo", "apo": "agl-apo", "verl": "agl-verl"}
+GROUPS = ("agl.algorithms", "agl.stores", "agl.engines", "agl.executors", "agl.trackers", "agl.rewards")
+_KNOWN_PACKAGES = {
+    ("agl.algorithms", "grpo"): "agl-grpo",
+    ("agl.algorithms", "apo"): "agl-apo",
+    ("agl.algorithms", "gepa"): "agl-gepa",
+    ("agl.algorithms", "verl"): "agl-verl",
+    ("agl.engines", "native"): "agl-grpo",
+}
+"""Packages of this project, for those who ask for what they have not installed."""
 
 
 def drivers(group: str) -> dict[str, list[importlib.metadata.EntryPoint]]:
@@ -31,14 +40,12 @@ def load(group: str, name: str) -> Any:
     from stevedore import DriverManager, ExtensionManager
 
     dist, _, short = name.rpartition(":")
-    entries = [entry for entry in drivers(group).get(short, []) if not dist or _plain(_package(entry)) == _plain(dist)]
+    entries = [entry for entry in drivers(group).get(short, []) if not dist or _plain(package_of(entry)) == _plain(dist)]
     kind = group.removeprefix("agl.").rstrip("s")
     if not entries:
-        package = _KNOWN_PACKAGES.get(short.lower())
-        hint = f"; `pip install {package}` brings it" if package else ""
-        raise PluginError(f"no {kind} is named `{name}`; there are {sorted(drivers(group))}{hint}")
+        raise PluginError(_unknown(group, kind, name, short))
     if len(entries) > 1:
-        packages = sorted(map(_package, entries))
+        packages = sorted(map(package_of, entries))
         which = " or ".join(f"`{package}:{short}`" for package in packages)
         raise PluginError(f"{packages} both bring the {kind} `{short}`; say which: {which}")
     # stevedore's disk cache keeps the entry points of an edited package for two minutes and loses their distribution.
@@ -46,13 +53,20 @@ def load(group: str, name: str) -> Any:
     try:
         return DriverManager(group, short, invoke_on_load=False).driver
     except (Exception, SystemExit) as error:  # whatever a module does when it is imported
-        raise PluginError(f"{kind} `{name}` of {_package(entries[0])} could not be loaded: {type(error).__name__}: {error}") from error
+        raise PluginError(f"{kind} `{name}` of {package_of(entries[0])} could not be loaded: {type(error).__name__}: {error}") from error
     finally:
         ExtensionManager.ENTRY_POINT_CACHE.pop(group, None)
 
 
-def _package(entry: importlib.metadata.EntryPoint) -> str:
-    return entry.dist.metadata["Name"] if entry.dist else "?"
+def _unknown(group: str, kind: str, name: str, short: str) -> str:
+    known = drivers(group)
+    said = f"no {kind} is named `{name}`; there are {sorted(known)}"
+    if short in known:
+        return f"{said}, and `{short}` comes from {sorted(map(package_of, known[short]))}"
+    if package := _KNOWN_PACKAGES.get((group, short.lower())):
+        return f"{said}; `pip install {package}` brings it"
+    close = difflib.get_close_matches(short, known, 1)
+    return f"{said}; did you mean `{close[0]}`?" if close else f"{said}; install the package that brings it"
 
 
 def _plain(package: str) -> str:

@@ -25,7 +25,7 @@ from agl_grpo import checkpoint
 from agl_grpo.collect import group_metrics, learning_rows, shuffled
 from agl_grpo.engine import Engine
 from agl_grpo.learner import Learner
-from agl_grpo.models import load_policy
+from agl_grpo.models import check_model, load_policy
 from agl_grpo.options import Options, read_options
 from agl_grpo.schedules import Schedule
 from agl_grpo.server import Server
@@ -57,6 +57,9 @@ class GRPO(Algorithm):
 
     def config(self) -> dict[str, Any]:
         return {"model": self.model, **msgspec.to_builtins(self.options)}
+
+    def check(self) -> str:
+        return check_model(self.model, self.options.device)
 
     async def start(self, run: Run) -> Mapping[str, Resource]:
         """Load the policy, serve it, and put the run's checkpoint back if it has one."""

@@ -94,6 +94,17 @@ def _own_memory(model: nn.Module) -> nn.Module:
     return model
 
 
+def check_model(path: str | os.PathLike[str], device: str) -> str:
+    """Whether a model could be loaded, as far as its files and the device tell; loads nothing.
+
+    Raises:
+        ConfigError: as `load_policy`.
+    """
+    name = os.fspath(path)
+    where, source = _device(device), _source(name)
+    return f"{'folder' if Path(source).is_dir() else 'hub id'} {name} on {where}"
+
+
 def _source(name: str) -> str:
     """A folder that has all a model needs, or a hub id."""
     folder = Path(name).expanduser()
