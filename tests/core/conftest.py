@@ -141,10 +141,11 @@ def install_package(tmp_path, monkeypatch):
     """Installs a package that exists for one test: its name, its entry points, their group, and modules by name."""
     monkeypatch.syspath_prepend(str(tmp_path))
 
-    def install(dist, entry_points, group="agl", **modules):
-        info = tmp_path / f"{dist.replace('-', '_')}-1.0.dist-info"
+    def install(dist, entry_points, group="agl", *, requires=(), version="1.0", **modules):
+        info = tmp_path / f"{dist.replace('-', '_')}-{version}.dist-info"
         info.mkdir(exist_ok=True)
-        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {dist}\nVersion: 1.0\n")
+        needs = "".join(f"Requires-Dist: {requirement}\n" for requirement in requires)
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {dist}\nVersion: {version}\nProvides-Extra: instruments\n{needs}")
         (info / "entry_points.txt").write_text(f"[{group}]\n" + "".join(f"{name} = {target}\n" for name, target in entry_points.items()))
         for name, code in modules.items():
             (tmp_path / f"{name}.py").write_text(code)

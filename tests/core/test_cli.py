@@ -49,7 +49,7 @@ def agl(*arguments, **environment):
 
 def test_help_names_every_command():
     shown = CliRunner().invoke(cli, ["--help"]).output
-    assert all(name in shown for name in ("train", "dev", "runs", "report", "plugins"))
+    assert all(name in shown for name in ("train", "dev", "runs", "report"))
 
 
 def test_dev_prints_the_tree_of_each_task(folder):

@@ -138,6 +138,7 @@ class Trainer:
         self.host, self.gateway_port = host, gateway_port
         self.console = Console(quiet=quiet)
         self.plugins = Plugins(plugins)
+        self.plugins.check()
         self.plugins.configure(self._config())
 
     def fit(
