@@ -1,49 +1,32 @@
-"""A scripted OpenAI-compatible server: a language model whose answers a test writes down.
+"""A scripted server: a language model whose answers a test writes down, in the form of the API that it is asked in.
 
     async with ScriptedServer(lambda body: "42") as server:
         client = AsyncOpenAI(base_url=server.base_url(), api_key="x")
 
-`with ScriptedServer(...)` runs it in a thread of its own, for code that blocks. Any path prefix before `/v1` is accepted.
-Token ids, asked for with vLLM's field names, are those of `agl.testing.toy_tokens`.
+It speaks OpenAI chat completions (`/v1/chat/completions`), OpenAI Responses (`/v1/responses`) and Anthropic Messages
+(`/v1/messages`), whole and streamed, and text completions and embeddings. `with ScriptedServer(...)` runs it in a thread
+of its own, for code that blocks. Any path prefix before `/v1` is accepted. Token ids, asked for with vLLM's field names
+in chat completions, are those of `agl.testing.toy_tokens`.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 import json
-import re
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, cast
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
 
 from aiohttp import web
 
-from agl.testing.toy_tokens import END, call_text, logprob_entry, prompt_ids
+from agl.testing.dialects import Dialect, dialect_of
+from agl.testing.reply import Reply, as_reply
 
-
-@dataclass(frozen=True)
-class Reply:
-    """One answer of the script."""
-
-    content: str | None = None
-    tool_calls: Sequence[tuple[str, dict[str, Any]]] = ()
-    """Names and arguments of the tools to call."""
-    finish_reason: str | None = None
-    delay: float = 0.0
-    """Seconds before the first byte."""
-    status: int = 200
-    """Above 399 it is an error with `content` as its message."""
-    headers: dict[str, str] = field(default_factory=dict[str, str])
-    drop_after: int | None = None
-    """Number of chunks of a stream after which the connection breaks."""
-
-    def text(self) -> str:
-        """What the toy model samples: the content and its tool calls."""
-        calls = [call_text(name, arguments) for name, arguments in self.tool_calls]
-        return (self.content or "") + "".join(calls)
+__all__ = ["Recorded", "Reply", "Script", "ScriptedServer", "as_reply"]
 
 
 @dataclass(frozen=True)
@@ -55,16 +38,18 @@ class Recorded:
     """Names in lower case."""
     body: dict[str, Any]
     at: float
+    """Unix time in seconds."""
 
 
 Script = Callable[[dict[str, Any]], Any] | Iterable[Any]
 
 
 class ScriptedServer:
-    """Answers chat completions (and, plainly, completions, responses and embeddings) on 127.0.0.1.
+    """Answers on 127.0.0.1.
 
     Args:
-        script: body -> text, message or `Reply`, sync or async; or the answers in their order, the last one repeated.
+        script: body (in the dialect of the request) -> text, OpenAI message or `Reply`, sync or async; or the answers in
+            their order, the last one repeated.
         fail_first: how many requests to refuse before the script starts.
         fail_status: HTTP status of these refusals.
         weight_version: told with each answer, as engines that swap weights do.
@@ -115,132 +100,50 @@ class ScriptedServer:
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         body: dict[str, Any] = await request.json()
         self.requests.append(Recorded(request.path, {name.lower(): value for name, value in request.headers.items()}, body, time.time()))
-        number = len(self.requests)
+        number, dialect = len(self.requests), dialect_of(request.path)
         if number <= self._fail_first:
-            return _error(Reply(f"scripted failure {number}", status=self._fail_status))
+            return _error(dialect, Reply(f"scripted failure {number}", status=self._fail_status))
         if request.path.endswith("/embeddings"):
             return web.json_response({"object": "list", "data": [{"object": "embedding", "index": 0, "embedding": [0.0, 1.0]}]})
         replies = [await self._reply(body) for _ in range(body.get("n") or 1)]
         await asyncio.sleep(max(reply.delay for reply in replies))
         if replies[0].status > 399:
-            return _error(replies[0])
-        if request.path.endswith("/responses"):
-            return web.json_response(_response_object(number, body, replies[0]), headers=replies[0].headers)
-        completion = self._completion(number, body, replies, chat=request.path.endswith("/chat/completions"))
+            return _error(dialect, replies[0])
+        answer = dialect.answer(number, body, replies, self.weight_version)
         if body.get("stream"):
-            return await _stream(request, body, replies[0], completion)
-        return web.json_response(completion, headers=replies[0].headers)
+            return await _stream(request, dialect, replies[0], answer)
+        response = web.json_response(answer, headers=replies[0].headers)
+        return response if replies[0].drop_after is None else _dropped(request, response)
 
     async def _reply(self, body: dict[str, Any]) -> Reply:
         answer = self._script(body)
         return as_reply(await answer if inspect.isawaitable(answer) else answer)
 
-    def _completion(self, number: int, body: dict[str, Any], replies: list[Reply], *, chat: bool) -> dict[str, Any]:
-        prompt = prompt_ids(body)
-        sampled = [_sampled(body, reply) for reply in replies]
-        told = [_choice(index, body, reply, ids, number, chat) for index, (reply, ids) in enumerate(zip(replies, sampled, strict=True))]
-        count = sum(len(ids) for ids in sampled)
-        usage = {"prompt_tokens": len(prompt), "completion_tokens": count, "total_tokens": len(prompt) + count}
-        about: dict[str, Any] = {"id": f"chatcmpl-{number}", "object": "chat.completion" if chat else "text_completion"}
-        about |= {"created": int(time.time()), "model": body.get("model", "m")}
-        about |= {"prompt_token_ids": prompt} if body.get("return_token_ids") else {}
-        about |= {"weight_version": self.weight_version} if self.weight_version is not None else {}
-        return {**about, "choices": told, "usage": usage}
 
-
-def as_reply(answer: Any) -> Reply:
-    """A `Reply` from a text, an OpenAI message or a `Reply`."""
-    if isinstance(answer, Reply):
-        return answer
-    if isinstance(answer, dict):
-        message = cast("dict[str, Any]", answer)
-        called = [call["function"] for call in message.get("tool_calls") or ()]
-        return Reply(message.get("content"), [(call["name"], json.loads(call["arguments"])) for call in called])
-    return Reply(str(answer))
-
-
-def _sampled(body: dict[str, Any], reply: Reply) -> list[int]:
-    ids = [*reply.text().encode(), END]
-    limit = body.get("max_completion_tokens") or body.get("max_tokens") or len(ids)
-    return ids[:limit]
-
-
-def _choice(index: int, body: dict[str, Any], reply: Reply, ids: list[int], number: int, chat: bool) -> dict[str, Any]:
-    cut = ids[-1] != END  # before its end, by the request's limit
-    content = bytes(ids).decode(errors="ignore") if cut else reply.content
-    calls = [
-        {"id": f"call_{number}_{index}_{place}", "type": "function", "function": {"name": name, "arguments": json.dumps(given)}}
-        for place, (name, given) in enumerate(() if cut else reply.tool_calls)
-    ]
-    finish = reply.finish_reason or ("length" if cut else "tool_calls" if calls else "stop")
-    told: dict[str, Any] = {"index": index, "finish_reason": finish, "logprobs": None}
-    message = {"role": "assistant", "content": content} | ({"tool_calls": calls} if calls else {})
-    told |= {"message": message} if chat else {"text": content}
-    if body.get("logprobs"):
-        told["logprobs"] = {"content": [logprob_entry(token) for token in ids]}
-    if body.get("return_token_ids"):
-        told["token_ids"] = ids
-    return told
-
-
-async def _stream(request: web.Request, body: dict[str, Any], reply: Reply, completion: dict[str, Any]) -> web.StreamResponse:
+async def _stream(request: web.Request, dialect: Dialect, reply: Reply, answer: dict[str, Any]) -> web.StreamResponse:
     response = web.StreamResponse(headers={"Content-Type": "text/event-stream", **reply.headers})
     await response.prepare(request)
-    for number, chunk in enumerate(_chunks(body, completion)):
-        if number == reply.drop_after and request.transport is not None:
-            request.transport.close()
-            return response
-        await response.write(b"data: " + json.dumps(chunk).encode() + b"\n\n")
-        await asyncio.sleep(0)
-    await response.write(b"data: [DONE]\n\n")
-    await response.write_eof()
+    for number, event in enumerate(dialect.events(await request.json(), answer)):
+        await asyncio.sleep(reply.chunk_delay)
+        if number == reply.drop_after:
+            return _dropped(request, response)
+        name = f"event: {event.name}\n".encode() if event.name else b""
+        with contextlib.suppress(ConnectionError):  # the client has gone: what it does then is its own affair
+            await response.write(name + b"data: " + json.dumps(event.data).encode() + b"\n\n")
+    with contextlib.suppress(ConnectionError):
+        await response.write(dialect.end)
+        await response.write_eof()
     return response
 
 
-def _chunks(body: dict[str, Any], completion: dict[str, Any]) -> Iterable[dict[str, Any]]:
-    """A completion cut as vLLM streams it: prompt ids on the first chunk, token ids and logprobs beside their text."""
-    base = {name: value for name, value in completion.items() if name not in ("choices", "usage", "prompt_token_ids")}
-    base["object"] = "chat.completion.chunk"
-    for number, choice in enumerate(completion["choices"]):
-        start = {"index": choice["index"], "delta": {"role": "assistant", "content": ""}, "finish_reason": None}
-        prompt = {"prompt_token_ids": completion["prompt_token_ids"]} if number == 0 and "prompt_token_ids" in completion else {}
-        yield {**base, **prompt, "choices": [start]}
-        for delta, first, last in _deltas(choice):
-            piece: dict[str, Any] = {"index": choice["index"], "delta": delta, "finish_reason": None}
-            if "token_ids" in choice:
-                piece["token_ids"] = choice["token_ids"][first:last]
-            if choice["logprobs"]:
-                piece["logprobs"] = {"content": choice["logprobs"]["content"][first:last]}
-            if last is None:
-                piece["finish_reason"] = choice["finish_reason"]
-            yield {**base, "choices": [piece]}
-    options: dict[str, Any] = body.get("stream_options") or {}
-    if options.get("include_usage"):
-        yield {**base, "choices": [], "usage": completion["usage"]}
+def _dropped(request: web.Request, response: web.StreamResponse) -> web.StreamResponse:
+    if request.transport is not None:
+        request.transport.close()
+    return response
 
 
-def _deltas(choice: dict[str, Any]) -> Iterable[tuple[dict[str, Any], int, int | None]]:
-    """Deltas with the range of tokens each stands for; the last one, open-ended, carries the rest."""
-    message, place = choice["message"], 0
-    for text in re.findall(r"\s*\S+|\s+$", message["content"] or ""):
-        size = len(text.encode())
-        yield {"content": text}, place, place + size
-        place += size
-    for index, call in enumerate(message.get("tool_calls", ())):
-        yield {"tool_calls": [{"index": index, **call}]}, place, place
-    yield {}, place, None
-
-
-def _response_object(number: int, body: dict[str, Any], reply: Reply) -> dict[str, Any]:
-    text: dict[str, Any] = {"type": "output_text", "text": reply.content or "", "annotations": []}
-    message: dict[str, Any] = {"type": "message", "id": f"msg_{number}", "role": "assistant", "content": [text]}
-    common = {"object": "response", "created_at": int(time.time()), "model": body.get("model", "m")}
-    return {"id": f"resp_{number}", "output": [message], "parallel_tool_calls": True, "tool_choice": "auto", "tools": [], **common}
-
-
-def _error(reply: Reply) -> web.Response:
-    error = {"message": reply.content or "scripted error", "type": "scripted", "code": reply.status}
-    return web.json_response({"error": error}, status=reply.status, headers=reply.headers)
+def _error(dialect: Dialect, reply: Reply) -> web.Response:
+    return web.json_response(dialect.error(reply.status, reply.content or "scripted error"), status=reply.status, headers=reply.headers)
 
 
 def _in_order(script: Iterable[Any]) -> Callable[[dict[str, Any]], Any]:
