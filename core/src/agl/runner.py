@@ -24,14 +24,13 @@ import msgspec
 from agl.agents import AgentAdapter, AgentSpec, call
 from agl.context import ActiveAttempt, entered
 from agl.errors import ConfigError, PluginError, RewardError, StoreError
-from agl.gateway.server import Gateway
+from agl.executors import Executor
 from agl.plugins import Plugins
 from agl.resources import Resources
 from agl.results import RolloutResult
 from agl.rewards import FINAL, Reward, make_reward
 from agl.rollouts import AttemptStatus, Failure, Rollout
 from agl.spans import Span, SpanKind, SpanStatus
-from agl.store.sql import SQLStore
 
 log = logging.getLogger("agl")
 
@@ -81,31 +80,16 @@ class BoundAgent:
         return output, [make_reward(await call(self.spec.reward, rollout.task.data, output), source="returned")]
 
 
-class ThreadExecutor:
-    """Runs a run's rollouts in this process.
+class ThreadExecutor(Executor):
+    """Runs a run's rollouts in this process: async agents on its event loop, others in threads. See `Executor`."""
 
-    Args:
-        n_runners: most attempts at the same time.
-        failure_reward: reward of an attempt in which the agent itself failed; None excludes it.
-    """
+    name = "thread"
 
-    def __init__(
-        self,
-        *,
-        run_id: str,
-        agent: BoundAgent,
-        store: SQLStore,
-        gateway: Gateway,
-        plugins: Plugins,
-        n_runners: int,
-        failure_reward: float | None = 0.0,
-    ) -> None:
-        self._run_id, self._agent, self._store, self._gateway, self._plugins = run_id, agent, store, gateway, plugins
-        self._n_runners, self._failure_reward = n_runners, failure_reward
+    def __init__(self, **given: Any) -> None:
+        super().__init__(**given)
         self._worker_id = f"{socket.gethostname()}-{os.getpid()}"
         self._active: dict[str, asyncio.Task[None]] = {}
-        self._running: set[str] = set()  # of the active attempts, those whose agent has not ended
-        self._resources: dict[int, Resources] = {}
+        self._attempts = AttemptRunner(self)
 
     async def run(self) -> None:
         """Work until cancelled.
@@ -119,11 +103,11 @@ class ThreadExecutor:
         heart.start()
         try:
             while True:
-                free, mark = self._n_runners - len(self._active), self._store.work_mark()
-                claimed = await self._store.claim(self._run_id, self._worker_id, free) if free else []
+                free, mark = self.n_runners - len(self._active), self.store.work_mark()
+                claimed = await self.store.claim(self.run_id, self._worker_id, free) if free else []
                 for rollout in claimed:
                     assert rollout.attempt is not None
-                    self._active[rollout.attempt.attempt_id] = asyncio.ensure_future(self._attempt(rollout))
+                    self._active[rollout.attempt.attempt_id] = asyncio.ensure_future(self._attempts.run(rollout))
                 await self._wait(mark if free > len(claimed) else None)
         finally:
             over.set()
@@ -134,7 +118,7 @@ class ThreadExecutor:
     async def _wait(self, mark: int | None) -> None:
         """Until an attempt ended or, with free runners, work may have come since `mark`; raises what stops the run."""
         waits: set[asyncio.Task[None]] = set(self._active.values())
-        work = asyncio.ensure_future(self._store.wait_for_work(mark)) if mark is not None else None
+        work = asyncio.ensure_future(self.store.wait_for_work(mark)) if mark is not None else None
         try:
             done, _ = await asyncio.wait(waits | ({work} if work else set()), return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -154,29 +138,50 @@ class ThreadExecutor:
                 loop.call_soon_threadsafe(self._cancel, [attempt_id for attempt_id in attempt_ids if attempt_id not in running])
 
         while not over.wait(HEARTBEAT_SECONDS):
-            attempt_ids = list(self._running)
+            attempt_ids = list(self._attempts.running)
             if attempt_ids:
                 with contextlib.suppress(StoreError):  # closed: the run is over
-                    self._store.post_heartbeat(attempt_ids, functools.partial(alive, attempt_ids))
+                    self.store.post_heartbeat(attempt_ids, functools.partial(alive, attempt_ids))
 
     def _cancel(self, attempt_ids: Sequence[str]) -> None:
         """Stop attempts that were ended from elsewhere."""
         for attempt_id in attempt_ids:
-            if attempt_id in self._running and attempt_id in self._active:
+            if attempt_id in self._attempts.running and attempt_id in self._active:
                 self._active[attempt_id].cancel()
 
-    async def _attempt(self, rollout: Rollout) -> None:
+
+class AttemptRunner:
+    """Runs claimed rollouts, one attempt each, and ends them in the store: what every executor does with what it claims.
+
+    Args:
+        executor: whose run, agent, store, gateway and plugins it uses.
+    """
+
+    def __init__(self, executor: Executor) -> None:
+        self._run_id, self._agent, self._store = executor.run_id, executor.agent, executor.store
+        self._gateway, self._plugins, self._failure_reward = executor.gateway, executor.plugins, executor.failure_reward
+        self.running: set[str] = set()
+        """Ids of attempts whose agent has not ended: those to send heartbeats for, and those that may be cancelled."""
+        self._resources: dict[int, Resources] = {}
+
+    async def run(self, rollout: Rollout) -> None:
+        """Run the agent on a claimed rollout. The attempt has ended in the store when this returns, or when it is cancelled.
+
+        Raises:
+            PluginError: a plugin broke.
+            StoreError: what the attempt recorded cannot be kept.
+        """
         resources = await self._load(rollout.resources_version)
         attempt = ActiveAttempt(rollout, resources)
         upstreams = resources.llms()
         started = time.time()
-        self._running.add(attempt.attempt_id)
+        self.running.add(attempt.attempt_id)
         try:
             attempt.resources = resources.replace(self._gateway.open(attempt, upstreams)) if upstreams else resources
             await self._plugins.observe("agl_rollout_started", rollout=rollout)
             outcome = await self._outcome(attempt)
         finally:
-            self._running.discard(attempt.attempt_id)
+            self.running.discard(attempt.attempt_id)
             await self._gateway.close(attempt.attempt_id)
         await self._end(attempt, outcome, started)
 

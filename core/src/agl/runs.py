@@ -21,7 +21,7 @@ from agl.plugins import Plugins
 from agl.resources import Resource, Resources
 from agl.results import Evaluation, Group, RolloutResult
 from agl.rollouts import Failure, Rollout, new_id
-from agl.store.sql import SQLStore
+from agl.store.base import Store
 from agl.tasks import Mode, Task
 from agl.transitions import RoleFilter, transitions_of
 
@@ -72,7 +72,7 @@ class Run:
         run_id: str,
         directory: Path,
         seed: int,
-        store: SQLStore,
+        store: Store,
         plugins: Plugins,
         console: Console,
         datasets: dict[str, Sequence[Task]],

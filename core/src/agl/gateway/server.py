@@ -25,7 +25,7 @@ from agl.gateway.stream import StreamAssembler
 from agl.resources import LLM
 from agl.rewards import FINAL, make_reward
 from agl.spans import Span
-from agl.store.sql import SQLStore
+from agl.store.base import Store
 
 CONNECT_SECONDS = 10.0
 CALL_SECONDS = 600.0
@@ -47,7 +47,7 @@ class Gateway:
         port: 0 for any free one.
     """
 
-    def __init__(self, store: SQLStore, *, host: str = "127.0.0.1", port: int = 0) -> None:
+    def __init__(self, store: Store, *, host: str = "127.0.0.1", port: int = 0) -> None:
         self._store = store
         self._host, self._port = host, port
         self._open: dict[str, OpenAttempt] = {}

@@ -11,17 +11,18 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from agl.errors import ConfigError
+from agl.store.opening import StoreSpec
 
 __all__ = ["write_report"]
 
 
-def write_report(store: Path | str, run_id: str, path: str | Path | None = None, *, by: str = "kind") -> Path:
+def write_report(store: StoreSpec, run_id: str, path: str | Path | None = None, *, by: str = "kind") -> Path:
     """Write a run's report as one HTML file, and its learning curve as `<same name>.png`.
 
     Works from any thread, with or without a running event loop, and on a run that is not finished.
 
     Args:
-        store: the SQLite file.
+        store: the SQLite file, or whatever else `store=` of the Trainer takes.
         path: of the HTML file; `report.html` in the run's folder unless told.
         by: field of the tasks by whose values before and after are compared.
 
@@ -39,7 +40,7 @@ def write_report(store: Path | str, run_id: str, path: str | Path | None = None,
     from agl.report.plot import save_png
 
     with ThreadPoolExecutor(1) as pool:  # a thread has no running loop, whatever the caller has
-        data = pool.submit(lambda: asyncio.run(load(Path(store), run_id, by))).result()
+        data = pool.submit(lambda: asyncio.run(load(store, run_id, by))).result()
     target = Path(path) if path is not None else data.directory / "report.html"
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(render(data), encoding="utf-8")

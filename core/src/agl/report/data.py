@@ -10,15 +10,14 @@ from pathlib import Path
 from typing import Any, cast
 
 import msgspec
-from sqlalchemy import create_engine, func, select
 
 from agl.errors import DataError, NotFoundError
 from agl.report.intervals import Estimate, estimate
 from agl.report.pairs import KindRow, Pair, by_kind, choose, pairs_of, rewards_of, total
 from agl.results import Evaluation, RolloutResult
 from agl.rollouts import FINAL_ROLLOUT
-from agl.store import schema
-from agl.store.sql import RunRecord, SQLStore
+from agl.store.base import RunRecord, Store
+from agl.store.opening import StoreSpec, opened, path_of
 from agl.tasks import Mode
 from agl.transitions import RoleFilter
 
@@ -66,26 +65,24 @@ class ReportData(msgspec.Struct, frozen=True, kw_only=True):
     roles: RoleFilter
 
 
-async def load(store_path: Path, run_id: str, by: str) -> ReportData:
+async def load(given: StoreSpec, run_id: str, by: str) -> ReportData:
     """Read a run.
 
     Raises:
         NotFoundError: no such store, or no such run in it.
         DataError: a line of the run's files cannot be read.
     """
-    if not store_path.exists():
-        raise NotFoundError(f"no store at `{store_path}`; give the path of the `store.sqlite` that the run was made with")
-    store = SQLStore(store_path)
-    try:
+    path = path_of(given)
+    if path is not None and not path.exists():  # opening it would make one
+        raise NotFoundError(f"no store at `{path}`; give the path of the `store.sqlite` that the run was made with")
+    with opened(given) as store:
         record = await store.run(run_id)
-        directory = _directory(record, store_path)
+        directory = _directory(record, store)
         metrics = read_lines(directory / "metrics.jsonl")
         evaluations = [await _evaluation(store, line) for line in read_lines(directory / "evaluations.jsonl")]
         before, after = _compared(evaluations)
         samples = [] if before and after else await _samples(store, run_id, evaluations)
-    finally:
-        store.close()
-    failures, rollouts = _counts(store_path, run_id)
+        counts = await store.counts(run_id)
     both = (before, after) if before and after else None
     pairs = pairs_of(*both) if both else []
     return ReportData(
@@ -103,8 +100,8 @@ async def load(store_path: Path, run_id: str, by: str) -> ReportData:
         pairs=pairs,
         shown=choose(pairs, by, SHOWN_TASKS),
         samples=samples,
-        failures=failures,
-        rollouts=rollouts,
+        failures=counts.failures,
+        rollouts=counts.rollouts,
         seconds=sum(line.get("seconds") or 0.0 for line in metrics) + sum(_seconds(item) for item in evaluations if item.mode == Mode.VAL),
         by=by,
         roles=RoleFilter(record.config.get("agent_match"), record.config.get("roles")),
@@ -128,13 +125,13 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     return lines
 
 
-def _directory(record: RunRecord, store_path: Path) -> Path:
+def _directory(record: RunRecord, store: Store) -> Path:
     """Where the run's files are: also when the folder with store and runs has been moved as a whole."""
-    recorded, beside = Path(record.directory), store_path.absolute().parent / "runs" / record.run_id
+    recorded, beside = Path(record.directory), store.folder.absolute() / "runs" / record.run_id
     return beside if beside.exists() and not recorded.exists() else recorded
 
 
-async def _evaluation(store: SQLStore, line: Mapping[str, Any]) -> Evaluation:
+async def _evaluation(store: Store, line: Mapping[str, Any]) -> Evaluation:
     results = tuple(await store.results(line["rollouts"]))
     return Evaluation(results=results, mode=line["mode"], step=line["step"], resources_version=line["version"])
 
@@ -148,34 +145,12 @@ def _compared(evaluations: Sequence[Evaluation]) -> tuple[Evaluation | None, Eva
     return (evaluations[0], None) if evaluations else (None, None)
 
 
-async def _samples(store: SQLStore, run_id: str, evaluations: Sequence[Evaluation]) -> list[RolloutResult]:
+async def _samples(store: Store, run_id: str, evaluations: Sequence[Evaluation]) -> list[RolloutResult]:
     if evaluations:
         return list(evaluations[-1].results[:SHOWN_TASKS])
     newest = (await store.find(run_id))[-50:]
     ended = [result for result in await store.results(newest) if result.rollout.status in FINAL_ROLLOUT]
     return ended[-SHOWN_TASKS:]
-
-
-def _counts(store_path: Path, run_id: str) -> tuple[dict[str, dict[str, int]], dict[str, int]]:
-    """Failed attempts by class and mode, and rollouts by mode, counted where they lie: a run may have very many."""
-    rollouts, attempts = schema.rollouts, schema.attempts
-    per_mode = select(rollouts.c.mode, func.count()).where(rollouts.c.run_id == run_id).group_by(rollouts.c.mode)
-    failed = (
-        select(attempts.c.failure, rollouts.c.mode, func.count())
-        .join(rollouts, rollouts.c.rollout_id == attempts.c.rollout_id)
-        .where(rollouts.c.run_id == run_id, attempts.c.failure.is_not(None))
-        .group_by(attempts.c.failure, rollouts.c.mode)
-        .order_by(attempts.c.failure)
-    )
-    counted: dict[str, dict[str, int]] = {}
-    engine = create_engine(f"sqlite:///{store_path}")
-    try:
-        with engine.connect() as connection:
-            for failure, mode, count in connection.execute(failed):
-                counted.setdefault(failure, {})[mode] = count
-            return counted, {row[0]: row[1] for row in connection.execute(per_mode)}
-    finally:
-        engine.dispose()
 
 
 def _config(record: RunRecord) -> dict[str, str]:

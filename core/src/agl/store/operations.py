@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, Row, and_, select, update
+from sqlalchemy import Connection, Row, and_, func, select, update
 
 from agl.errors import NotFoundError
 from agl.results import RolloutResult
@@ -15,6 +15,7 @@ from agl.rewards import Reward
 from agl.rollouts import Attempt, AttemptStatus, Failure, Rollout, RolloutStatus, new_id
 from agl.spans import Span
 from agl.store import schema
+from agl.store.base import Counts
 from agl.store.statements import Statements
 
 IDS = 500
@@ -103,6 +104,14 @@ def add_spans(connection: Connection, sql: Statements, rows: Sequence[dict[str, 
         sql.add_spans.many(connection, rows)
     except connection.dialect.loaded_dbapi.IntegrityError as error:
         raise NotFoundError(f"no such attempt among {sorted({row['attempt_id'] for row in rows})}") from error
+
+
+def add_rewards(connection: Connection, sql: Statements, rows: Sequence[dict[str, Any]]) -> None:
+    """Keep rewards of an attempt, also of one that has ended."""
+    try:
+        sql.add_rewards.many(connection, rows)
+    except connection.dialect.loaded_dbapi.IntegrityError as error:
+        raise NotFoundError(f"no attempt `{rows[0]['attempt_id']}`") from error
 
 
 def end_rollout(
@@ -194,6 +203,23 @@ def results(connection: Connection, rollout_ids: Sequence[str]) -> Iterator[Roll
                 spans=tuple(sorted(map(_span, spans.get(row.attempt_id, ())), key=lambda span: span.started_at)),
                 rewards=tuple(map(_reward, rewards.get(row.attempt_id, ()))),
             )
+
+
+def counts(connection: Connection, run_id: str) -> Counts:
+    """Rollouts by mode, and failed attempts by class and mode."""
+    rollouts, attempts = schema.rollouts, schema.attempts
+    per_mode = select(rollouts.c.mode, func.count()).where(rollouts.c.run_id == run_id).group_by(rollouts.c.mode)
+    failed = (
+        select(attempts.c.failure, rollouts.c.mode, func.count())
+        .join(rollouts, rollouts.c.rollout_id == attempts.c.rollout_id)
+        .where(rollouts.c.run_id == run_id, attempts.c.failure.is_not(None))
+        .group_by(attempts.c.failure, rollouts.c.mode)
+        .order_by(attempts.c.failure)
+    )
+    failures: dict[str, dict[str, int]] = {}
+    for failure, mode, count in connection.execute(failed):
+        failures.setdefault(failure, {})[mode] = count
+    return Counts(rollouts={row[0]: row[1] for row in connection.execute(per_mode)}, failures=failures)
 
 
 _WITH_ATTEMPT = select(

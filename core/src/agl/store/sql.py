@@ -12,7 +12,8 @@ import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
+from urllib.parse import unquote
 
 import msgspec
 from sqlalchemy import Connection, Row, create_engine, event, insert, inspect, select, text, update
@@ -24,6 +25,7 @@ from agl.rewards import Reward
 from agl.rollouts import AttemptStatus, Failure, Rollout, RolloutStatus, new_id
 from agl.spans import Span
 from agl.store import operations, schema
+from agl.store.base import POLL_SECONDS, Counts, RunRecord, Store
 from agl.store.statements import Statements
 from agl.store.waiting import Signal, Watch
 from agl.store.writer import Writer, readable
@@ -31,30 +33,9 @@ from agl.store.writer import Writer, readable
 T = TypeVar("T")
 LOCK_SECONDS = 15.0
 """How long a write waits for another process."""
-POLL_SECONDS = 1.0
-"""How often a wait looks for what other processes did; this process's own changes wake it at once."""
 
 
-class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """What the store keeps of a run."""
-
-    run_id: str
-    created_at: float
-    status: str
-    """`running`, `stopped`, `done` or `failed`."""
-    step: int
-    """Steps that are finished and checkpointed."""
-    seed: int
-    config: dict[str, Any]
-    command: list[str]
-    """Command line that started it, for `agl train --resume`."""
-    folder: str
-    """Working directory of that command."""
-    directory: str
-    """Where its metrics, checkpoints and reports are."""
-
-
-class SQLStore:
+class SQLStore(Store):
     """Opens, and where needed creates or migrates, a store.
 
     Args:
@@ -66,6 +47,7 @@ class SQLStore:
 
     def __init__(self, path: str | Path = ".agl/store.sqlite") -> None:
         self.path = Path(path)
+        self.where, self.folder = str(self.path), self.path.parent
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -87,6 +69,18 @@ class SQLStore:
         self._readers = ThreadPoolExecutor(2, thread_name_prefix="agl-store-read")
         self._queued = Signal()
         self._watches: set[Watch] = set()
+
+    @classmethod
+    def from_url(cls, url: str) -> Self:
+        """Open `sqlite:///runs.sqlite` (below the working directory) or `sqlite:////folder/runs.sqlite` (from the root).
+
+        Raises:
+            StoreError: the URL names no file.
+        """
+        place = url.partition("://")[2]
+        if not place.startswith("/") or not place[1:] or {"?", "#"} & set(place):
+            raise StoreError(f"the store's URL must be `sqlite:///` and a path, given was {url!r}; or give the path alone")
+        return cls(unquote(place[1:]))
 
     def close(self) -> None:
         """Finish writing and let go of the file."""
@@ -209,6 +203,15 @@ class SQLStore:
         rows = [operations.span_row(span) for span in spans]
         await self._writer.run(lambda c: operations.add_spans(c, self._sql, rows))
 
+    async def add_rewards(self, attempt_id: str, rewards: Sequence[Reward]) -> None:
+        """Keep rewards, also of an attempt that has ended: judgements may come late.
+
+        Raises:
+            NotFoundError: no such attempt.
+        """
+        rows = [operations.reward_row(reward, attempt_id) for reward in rewards]
+        await self._writer.run(lambda c: operations.add_rewards(c, self._sql, rows))
+
     async def finish(
         self,
         attempt_id: str,
@@ -304,6 +307,10 @@ class SQLStore:
             table.c.run_id == run_id, *(table.c[name] == value for name, value in wanted.items() if value is not None)
         )
         return await self._read(lambda c: list(c.execute(query.order_by(table.c.number)).scalars()))
+
+    async def counts(self, run_id: str) -> Counts:
+        """How many rollouts and failed attempts a run has."""
+        return await self._read(lambda c: operations.counts(c, run_id))
 
 
 def _on_connect(connection: Any, _: Any) -> None:

@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import functools
 import inspect
+import unittest
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, Never, cast
 
 
 class ConformanceError(AssertionError):
@@ -72,6 +73,15 @@ def failing(kit: type[Conformance], *, only: tuple[str, ...] = ()) -> dict[str, 
     return {name: trouble for name, trouble in found.items() if trouble is not None}
 
 
+def not_applicable(why: str) -> Never:
+    """Leave a check out, visibly, because the driver does not claim what it is about.
+
+    Raises:
+        unittest.SkipTest: what pytest shows as skipped.
+    """
+    raise unittest.SkipTest(why)
+
+
 def check(kit: type[Conformance], *, only: tuple[str, ...] = ()) -> None:
     """As `failing`, for scripts.
 
@@ -90,6 +100,8 @@ def _trouble(kit: type[Conformance], name: str) -> str | None:
             import asyncio
 
             asyncio.run(_awaited(result))
+    except unittest.SkipTest:
+        return None
     except Exception as error:
         return None if reason is not None else f"{type(error).__name__}: {error}"
     return None if reason is None else _passes(name, reason)
@@ -130,6 +142,8 @@ def _must_fail(name: str, method: Callable[..., Any], reason: str) -> Callable[.
     async def turned_async(*given: Any, **named: Any) -> None:
         try:
             await method(*given, **named)
+        except unittest.SkipTest:
+            raise
         except broken:
             pytest.xfail(reason)
         pytest.fail(_passes(name, reason), pytrace=False)
@@ -137,6 +151,8 @@ def _must_fail(name: str, method: Callable[..., Any], reason: str) -> Callable[.
     def turned(*given: Any, **named: Any) -> None:
         try:
             method(*given, **named)
+        except unittest.SkipTest:
+            raise
         except broken:
             pytest.xfail(reason)
         pytest.fail(_passes(name, reason), pytrace=False)
