@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
-from collections import Counter
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -46,28 +45,47 @@ class Discovered(NamedTuple):
     entry: importlib.metadata.EntryPoint
 
 
+class _Package(NamedTuple):
+    """What a distribution's metadata says; reading it is what discovery takes its time for, so it is read once."""
+
+    name: str
+    version: str
+    requires: tuple[str, ...]
+
+
 def discover(settings: PluginSettings) -> list[Discovered]:
     """Every installed plugin, by name, the core's own last; `state` is `found` for those that may be loaded."""
-    entries = list(importlib.metadata.entry_points(group=GROUP))
-    packages = {id(entry): package_of(entry) for entry in entries}
-    blocked = {id(entry): _blocked(entry.name, packages[id(entry)], settings) for entry in entries}
-    free = Counter(entry.name for entry in entries if not blocked[id(entry)])
-    core = {entry.name for entry in entries if packages[id(entry)] == CORE}
+    read: dict[int, _Package] = {}
+    entries: list[tuple[importlib.metadata.EntryPoint, _Package, str]] = []
+    for entry in importlib.metadata.entry_points(group=GROUP):
+        if id(entry.dist) not in read:
+            read[id(entry.dist)] = _package(entry.dist)
+        package = read[id(entry.dist)]
+        entries.append((entry, package, _blocked(entry.name, package.name, settings)))
+    owners: dict[str, list[str]] = {}
+    for entry, package, blocked in entries:
+        if not blocked:
+            owners.setdefault(entry.name, []).append(package.name)
     found: list[Discovered] = []
-    for entry in entries:
-        package = packages[id(entry)]
+    for entry, package, blocked in entries:
         state, reason, frameworks = "found", "", dict[str, str | None]()
-        if blocked[id(entry)]:
-            state, reason = "blocked", blocked[id(entry)]
-        elif free[entry.name] > 1 and not (entry.name in core and package == CORE):
-            state, reason = "clash", _clash(entry.name, package, entries, packages)
+        if blocked:
+            state, reason = "blocked", blocked
+        elif reason := _clash(entry.name, package.name, owners[entry.name]):
+            state = "clash"
         else:
-            frameworks, reason = _frameworks(entry, package)
+            frameworks, reason = _frameworks(package)
             state = "unsupported" if reason else "found"
-        version = entry.dist.version if entry.dist else "?"
-        row = PluginRow(name=entry.name, package=package, version=version, state=state, reason=reason, frameworks=frameworks)
+        row = PluginRow(name=entry.name, package=package.name, version=package.version, state=state, reason=reason, frameworks=frameworks)
         found.append(Discovered(row, entry))
     return sorted(found, key=lambda item: (item.row.package == CORE, item.row.name, item.row.package))
+
+
+def _package(dist: importlib.metadata.Distribution | None) -> _Package:
+    if dist is None:
+        return _Package("?", "?", ())
+    about = dist.metadata
+    return _Package(about["Name"], about["Version"], tuple(about.get_all("Requires-Dist") or ()))
 
 
 def package_of(entry: importlib.metadata.EntryPoint) -> str:
@@ -125,19 +143,22 @@ def _blocked(name: str, package: str, settings: PluginSettings) -> str:
     return ""
 
 
-def _clash(name: str, package: str, entries: list[importlib.metadata.EntryPoint], packages: dict[int, str]) -> str:
-    others = sorted({packages[id(entry)] for entry in entries if entry.name == name} - {package}) or [package]
-    if CORE in others:
+def _clash(name: str, package: str, owners: list[str]) -> str:
+    """Why a plugin's name is not its own; empty when it is. The core's own names are never taken over."""
+    if len(owners) == 1 or package == CORE:
+        return ""
+    if CORE in owners:
         return f"`{name}` is the core's own; rename the plugin of {package}"
+    others = sorted(owner for owner in owners if owner != package) or [package]
     return (
         f"{' and '.join(others)} bring{'s' if len(others) == 1 else ''} a plugin `{name}`, too, and neither is loaded; uninstall one, or block one: "
         f"{DISABLED_VARIABLE}={package}:{name}"
     )
 
 
-def _frameworks(entry: importlib.metadata.EntryPoint, package: str) -> tuple[dict[str, str | None], str]:
+def _frameworks(package: _Package) -> tuple[dict[str, str | None], str]:
     """Versions of the frameworks that the metadata names, and why they do not fit."""
-    texts = [text for text in (entry.dist.requires or () if entry.dist else ()) if INSTRUMENTS in text]
+    texts = [text for text in package.requires if INSTRUMENTS in text]
     if not texts:
         return {}, ""
     from packaging.requirements import Requirement
@@ -155,7 +176,7 @@ def _frameworks(entry: importlib.metadata.EntryPoint, package: str) -> tuple[dic
             reasons.append(f"needs {wanted}, which is not installed")
         elif not requirement.specifier.contains(version, prereleases=True):
             reasons.append(f"needs {wanted}, installed is {version}")
-    return frameworks, f"{'; '.join(reasons)}: pip install '{package}[{INSTRUMENTS}]'" if reasons else ""
+    return frameworks, f"{'; '.join(reasons)}: pip install '{package.name}[{INSTRUMENTS}]'" if reasons else ""
 
 
 def _version(package: str) -> str | None:
