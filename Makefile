@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: help setup setup-dev demo test lint types docs bench bench-learning demo-model test-verl clean
+.PHONY: help setup setup-dev demo test lint types docs bench bench-learning bench-plugins test-wheels demo-model test-verl clean
 
 help:            ## show this
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */\1\t/' | expand -t 20
@@ -29,10 +29,16 @@ types: setup-dev ## pyright, strict on the core
 docs: setup-dev  ## run every block of code in the documentation
 	@$(BIN)/pytest tests/docs $(ARGS)
 
-bench: bench-learning ## all benchmarks
+bench: bench-plugins bench-learning ## all benchmarks
 
 bench-learning: setup ## 5 seeds with shuffled-reward controls; about an hour on 2 cores
 	@$(BIN)/python benchmarks/learning.py $(ARGS)
+
+bench-plugins: setup ## what discovery, `agl --help`, hooks and spans cost
+	@$(BIN)/python benchmarks/plugins.py
+
+test-wheels:     ## build the wheels and install them as users would, outside the workspace
+	@$(PYTHON) tools/check_wheels.py
 
 demo-model: setup ## make the embedded model of the SQL agent again, in minutes
 	@$(BIN)/python examples/sql_agent/make_model.py
