@@ -9,7 +9,7 @@ import random
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,10 @@ from agl.results import Evaluation, Group, RolloutResult
 from agl.rollouts import Failure, Rollout, new_id
 from agl.store.base import Store
 from agl.tasks import Mode, Task
+from agl.trackers import Trackers
 from agl.transitions import RoleFilter, transitions_of
+from agl.verdicts import Verdicts
+from agl.weights import Weights
 
 StepMetrics = dict[str, Any]
 EXPIRE_SECONDS = 60.0
@@ -79,6 +82,8 @@ class Run:
         roles: RoleFilter,
         timeout: float | None,
         max_attempts: int,
+        weights: Weights | None = None,
+        trackers: Trackers | None = None,
     ) -> None:
         self.id = run_id
         self.directory = directory
@@ -97,6 +102,8 @@ class Run:
         self.restored: Path | None = None
         """Folder of the checkpoint that this run goes on from."""
         self._plugins, self._roles, self._timeout, self._max_attempts = plugins, roles, timeout, max_attempts
+        self._verdicts = Verdicts(store, plugins, weights or Weights(active=plugins.compares()))
+        self._trackers = Trackers() if trackers is None else trackers
         self._cursor = 0  # of the training tasks, after the finished steps
         self._step_started = time.monotonic()
 
@@ -121,17 +128,22 @@ class Run:
             RewardError: most rollouts have no usable reward.
             AglError: every rollout failed.
         """
-        rollouts = [self._rollout(task, index, sample, mode) for index, task in enumerate(tasks) for sample in range(n)]
+        weights = self._verdicts.weights.for_group(n)
+        rollouts = [self._rollout(task, index, sample, mode, weights) for index, task in enumerate(tasks) for sample in range(n)]
         await self.store.enqueue(rollouts)
         ids = [rollout.rollout_id for rollout in rollouts]
         await self._wait(ids, str(mode))
         found = await self.store.results(ids)
-        results = await asyncio.to_thread(lambda: [self._with_transitions(result) for result in found])
+        groups = [Group(task=task, results=tuple(found[i * n : (i + 1) * n])) for i, task in enumerate(tasks)]
+        judged, missing = await self._verdicts.reach(groups)
+        results = await asyncio.to_thread(lambda: [self._with_transitions(result) for result in judged])
+        if names := self._verdicts.uncounted(results):
+            self.console.say(f"  the rewards {names} are recorded only: `reward_weights` gives them no weight")
         if strict:
-            self._check(results)
+            self._check(results, missing)
         return [Group(task=task, results=tuple(results[i * n : (i + 1) * n])) for i, task in enumerate(tasks)]
 
-    def _rollout(self, task: Task, index: int, sample: int, mode: Mode) -> Rollout:
+    def _rollout(self, task: Task, index: int, sample: int, mode: Mode, weights: dict[str, float] | None) -> Rollout:
         task = msgspec.structs.replace(task, mode=mode)
         step = self.step if mode == Mode.TRAIN else self.finished
         digest = hashlib.blake2b(f"{self.seed}:{step}:{mode}:{index}:{task.task_id}:{sample}".encode(), digest_size=6).digest()
@@ -147,6 +159,7 @@ class Run:
             timeout=self._timeout,
             max_attempts=self._max_attempts,
             created_at=time.time(),
+            reward_weights=weights,
         )
 
     async def _wait(self, ids: Sequence[str], label: str) -> None:
@@ -163,14 +176,19 @@ class Run:
         transitions = transitions_of(result.spans, self._roles.why_not)
         return msgspec.structs.replace(result, transitions=self._plugins.assign_credit(result, transitions))
 
-    def _check(self, results: Sequence[RolloutResult]) -> None:
-        """Say loudly what no run should go on with."""
-        failed = [result for result in results if result.failure is not None]
-        kinds = Counter(result.failure for result in failed)
+    def _check(self, results: Sequence[RolloutResult], missing: Mapping[str, str]) -> None:
+        """Say loudly what no run should go on with. `missing`: why a rollout has no final reward, by its id."""
+
+        def kind(result: RolloutResult) -> Failure | None:
+            return Failure.REWARD if result.rollout.rollout_id in missing else result.failure
+
+        failed = [result for result in results if kind(result) is not None]
+        kinds = Counter(map(kind, failed))
         if not failed:
             return
-        first = next((r for r in failed if r.failure == kinds.most_common(1)[0][0]), failed[0])
+        first = next((r for r in failed if kind(r) == kinds.most_common(1)[0][0]), failed[0])
         error = (first.rollout.attempt.error if first.rollout.attempt else None) or "no attempt was made"
+        error = missing.get(first.rollout.rollout_id, error)
         last_line = error.strip().splitlines()[-1]
         if kinds[Failure.REWARD] * 2 > len(results):
             raise RewardError(f"{kinds[Failure.REWARD]} of {len(results)} rollouts have no usable reward; the first says: {last_line}")
@@ -197,6 +215,7 @@ class Run:
             }
             self._append("metrics.jsonl", metrics)
             self.console.step(metrics)
+            await self._trackers.tell("step_ended", metrics)
             await self._plugins.observe("agl_step_ended", run=self, metrics=metrics)
         return self.resources
 
@@ -223,6 +242,7 @@ class Run:
             },
         )
         self.console.evaluation(evaluation)
+        await self._trackers.tell("evaluated", evaluation)
         return evaluation
 
     async def checkpoint(self, save: Callable[[Path], None]) -> Path:

@@ -18,18 +18,24 @@ import msgspec
 from agl.algorithms import Algorithm
 from agl.console import Console
 from agl.errors import ConfigError, GatewayError
+from agl.executors import Executor
 from agl.gateway.server import Gateway
+from agl.judges import given_rewards
 from agl.loop import frozen_garbage, raises_here, run_in_loop
 from agl.plugins import Plugins
 from agl.registry import load
 from agl.resources import LLM, PromptTemplate, Resource, Resources
 from agl.results import Evaluation, RolloutResult
 from agl.rollouts import new_id
-from agl.runner import BoundAgent, ThreadExecutor
+from agl.runner import BoundAgent
 from agl.runs import Run
-from agl.store.sql import RunRecord, SQLStore
+from agl.settings import read_settings
+from agl.store.base import RunRecord, Store
+from agl.store.opening import StoreSpec, opened, path_of
 from agl.tasks import Mode, make_tasks
+from agl.trackers import TrackedRun, Tracker, Trackers, make_trackers
 from agl.transitions import RoleFilter
+from agl.weights import Weights
 
 T = TypeVar("T")
 
@@ -46,7 +52,8 @@ class FitResult(msgspec.Struct, frozen=True, kw_only=True):
     run_id: str
     directory: Path
     """Holds `metrics.jsonl`, `evaluations.jsonl` and `checkpoints/`."""
-    store: Path
+    store: StoreSpec
+    """What opens the store again: its path, or what the Trainer was given."""
     resources: Resources
     """The newest version. An LLM in it has lived in the algorithm's engine; its weights are in the last checkpoint."""
     seconds: float
@@ -84,8 +91,17 @@ class Trainer:
         adapter: `{"agent_match": regex}`: only calls of matching roles are learned from.
         roles: `{"writer": "train", "checker": "freeze"}`, the same by name.
         initial_resources: LLMs and prompt templates by name; the algorithm's own are added.
-        store: path of the SQLite file.
+        store: path of the SQLite file, a URL such as `sqlite:///runs.sqlite`, a `Store` (which stays open), the name of a driver
+            of `agl.stores`, or `{"driver": name, option: value}`. The default is `.agl/store.sqlite`.
+        executor: what runs the attempts: the name of a driver of `agl.executors`, or a class derived from `Executor`.
+            The default is `thread`.
+        trackers: told how the run goes: `Tracker` objects, or names of drivers of `agl.trackers`, with their first argument
+            where wanted (`jsonl=runs.jsonl`).
         plugins: plugin objects for this Trainer alone.
+        rewards: judges for this Trainer alone: functions `(result) -> float | Reward | list | None`, objects with `agl_reward`
+            or `agl_group_reward`, or names of installed ones.
+        reward_weights: numbers by reward name; the weighted sum is the final reward. `reward`, the agent's own, and each of
+            `rewards` weigh 1.0 unless told; 0 records only. A weighted reward that is missing leaves a rollout without one.
         seed: of everything that is drawn.
         timeout: seconds that one attempt may take; None for no limit.
         max_attempts: tries at a rollout whose endpoint or worker failed.
@@ -107,8 +123,12 @@ class Trainer:
         adapter: Mapping[str, Any] | None = None,
         roles: Mapping[str, str] | None = None,
         initial_resources: Mapping[str, Resource] | None = None,
-        store: str | Path = DEFAULT_STORE,
+        store: StoreSpec | None = None,
+        executor: str | type[Executor] | None = None,
+        trackers: Iterable[Tracker | str] | None = None,
         plugins: Iterable[Any] = (),
+        rewards: Iterable[Any] | None = None,
+        reward_weights: Mapping[str, float] | None = None,
         seed: int = 0,
         timeout: float | None = 600.0,
         max_attempts: int = 2,
@@ -131,13 +151,22 @@ class Trainer:
         for name, value in self.initial_resources.items():
             if not isinstance(cast(object, value), (LLM, PromptTemplate)):
                 raise ConfigError(f"`initial_resources[{name!r}]` must be an `agl.LLM` or `agl.PromptTemplate`, given was {value!r}")
-        self.store, self.seed = Path(store), seed
+        all_settings = read_settings()
+        settings = all_settings.trainer
+        store = store if store is not None else settings.store or DEFAULT_STORE
+        self.store: StoreSpec = path_of(store) or store
+        self.executor = _executor_class(executor or settings.executor or "thread")
+        self.trackers = make_trackers(trackers if trackers is not None else settings.trackers or ())
+        self.seed = seed
         self.timeout, self.max_attempts, self.failure_reward = timeout, _at_least(1, max_attempts, "max_attempts"), failure_reward
         if timeout is not None and timeout <= 0:
             raise ConfigError(f"`timeout` must be positive seconds or None, given was {timeout!r}")
         self.host, self.gateway_port = host, gateway_port
         self.console = Console(quiet=quiet)
-        self.plugins = Plugins(plugins)
+        self.rewards = given_rewards(rewards if rewards is not None else settings.rewards or (), all_settings.rewards)
+        self.reward_weights = reward_weights if reward_weights is not None else settings.reward_weights
+        self.plugins = Plugins([*plugins, *(given.plugin() for given in self.rewards)])
+        self._weights()  # refuses what cannot work
         self.plugins.check()
         self.plugins.configure(self._config())
 
@@ -177,8 +206,7 @@ class Trainer:
                 status = "done"
             except asyncio.CancelledError:
                 status = "stopped"
-                place = "" if self.store == DEFAULT_STORE else f" --store {self.store}"
-                self.console.say(f"stopped after {run.finished} steps; go on with: agl train --resume {run.id}{place}")
+                self.console.say(f"stopped after {run.finished} steps; go on with: {self._how_to_resume(run.id)}")
                 raise
             finally:
                 await run.store.update_run(run.id, status=status)
@@ -191,6 +219,11 @@ class Trainer:
                 before=before,
                 after=after,
             )
+
+    def _how_to_resume(self, run_id: str) -> str:
+        if not isinstance(self.store, Path):  # the command line opens files
+            return f"fit(…, resume={run_id!r})"
+        return f"agl train --resume {run_id}" + ("" if self.store == DEFAULT_STORE else f" --store {self.store}")
 
     async def _test(self, run: Run, *, first: bool) -> Evaluation | None:
         if not len(run.test):
@@ -212,7 +245,7 @@ class Trainer:
 
     async def _dev(self, agent: Any, datasets: dict[str, Any]) -> list[RolloutResult]:
         with tempfile.TemporaryDirectory() as folder:
-            async with self._session(agent, datasets, Path(folder) / "store.sqlite", algorithm=False) as run:
+            async with self._session(agent, datasets, Path(folder) / "store.sqlite", dry=True) as run:
                 groups = await run.rollout(list(run.train), mode=Mode.VAL, strict=False)
         results = [group.results[0] for group in groups]
         for result in results:
@@ -236,24 +269,27 @@ class Trainer:
 
     @contextlib.asynccontextmanager
     async def _session(
-        self, agent: Any, datasets: dict[str, Any], path: Path, *, algorithm: bool = True, resume: bool | str | None = None
+        self, agent: Any, datasets: dict[str, Any], place: StoreSpec, *, dry: bool = False, resume: bool | str | None = None
     ) -> AsyncGenerator[Run]:
-        """Store, gateway, algorithm and runners, up for one run; taken down whatever happens."""
+        """Store, gateway, algorithm and runners, up for one run; taken down whatever happens. A dry run has no algorithm and no trackers."""
         bound = BoundAgent(agent, self.plugins)
         for name, tasks in datasets.items():
             try:
                 bound.input(tasks[0].data)
             except ConfigError as error:
                 raise ConfigError(f"`{name}_dataset[0]`: {error}") from error.__cause__
-        learner = self.algorithm if algorithm else None
+        learner = None if dry else self.algorithm
         if learner is None:
             self._check_resources()
         async with contextlib.AsyncExitStack() as stack:
             stack.enter_context(_placeholder_key())
-            store = SQLStore(path)
-            stack.callback(store.close)
-            run = await self._open_run(store, datasets, resume)
-            stack.push_async_callback(_closed, run)
+            store = stack.enter_context(opened(place))
+            stack.callback(self._say_what_judging_cost)
+            trackers = Trackers(() if dry else self.trackers)
+            run = await self._open_run(store, datasets, resume, trackers, store.folder if dry else None)
+            stack.push_async_callback(_closed, run, trackers)
+            tracked = TrackedRun(run_id=run.id, config=self._config(), seed=self.seed, directory=run.directory, step=run.finished)
+            await trackers.tell("run_started", tracked)
             gateway = Gateway(store, host=self.host, port=self.gateway_port)
             await gateway.start()
             stack.push_async_callback(gateway.stop)
@@ -262,7 +298,7 @@ class Trainer:
                 stack.push_async_callback(learner.stop)
                 values |= await learner.start(run)
             await run.publish(metrics=None, **values)
-            executor = ThreadExecutor(
+            executor = self.executor(
                 run_id=run.id,
                 agent=bound,
                 store=store,
@@ -278,12 +314,13 @@ class Trainer:
             with raises_here(work):
                 yield run
 
-    async def _open_run(self, store: SQLStore, datasets: dict[str, Any], resume: bool | str | None) -> Run:
+    async def _open_run(
+        self, store: Store, datasets: dict[str, Any], resume: bool | str | None, trackers: Trackers, directory: Path | None
+    ) -> Run:
         old = await self._to_resume(store, resume) if resume else None
         run_id = old.run_id if old else new_id("run")[:12]
-        directory = Path(old.directory) if old else self.store.parent.absolute() / "runs" / run_id
-        if store.path != self.store:  # a dry run
-            directory = store.path.parent
+        if directory is None:
+            directory = Path(old.directory) if old else store.folder.absolute() / "runs" / run_id
         directory.mkdir(parents=True, exist_ok=True)
         run = Run(
             run_id=run_id,
@@ -292,10 +329,12 @@ class Trainer:
             store=store,
             plugins=self.plugins,
             console=self.console,
+            trackers=trackers,
             datasets=datasets,
             roles=self.roles,
             timeout=self.timeout,
             max_attempts=self.max_attempts,
+            weights=self._weights(),
         )
         if old is not None:
             await store.cancel(run_id)
@@ -319,11 +358,11 @@ class Trainer:
         await store.create_run(record)
         return run
 
-    async def _to_resume(self, store: SQLStore, resume: bool | str) -> RunRecord:
+    async def _to_resume(self, store: Store, resume: bool | str) -> RunRecord:
         if resume in (True, "latest"):
             unfinished = [record for record in await store.runs() if record.status != "done"]
             if not unfinished:
-                raise ConfigError(f"store `{store.path}` has no unfinished run to go on with; start one without `resume`")
+                raise ConfigError(f"store `{store.where}` has no unfinished run to go on with; start one without `resume`")
             record = unfinished[-1]
         else:
             record = await store.run(str(resume))
@@ -335,6 +374,14 @@ class Trainer:
             values = ", ".join(f"{name} was {record.config.get(name)!r} and is {now.get(name)!r}" for name in differs)
             raise ConfigError(f"run `{record.run_id}` can only go on with its own configuration: {values}")
         return record
+
+    def _weights(self) -> Weights:
+        return Weights(self.rewards, self.reward_weights, active=self.plugins.compares())
+
+    def _say_what_judging_cost(self) -> None:
+        for given in self.rewards:
+            if summary := given.summary():
+                self.console.say(f"reward {given.name}: {summary}")
 
     def _check_resources(self) -> None:
         """Refuse to start when an endpoint cannot be reached, rather than fail each rollout."""
@@ -354,6 +401,8 @@ class Trainer:
             "roles": self.roles.roles,
             "seed": self.seed,
             "failure_reward": self.failure_reward,
+            "rewards": {reward.name: reward.config() for reward in self.rewards},
+            "reward_weights": self._weights().asked,
         }
         return msgspec.to_builtins({**given, **options}, enc_hook=str)
 
@@ -396,10 +445,20 @@ def _placeholder_key() -> Any:
         os.environ.pop("OPENAI_API_KEY", None)
 
 
-async def _closed(run: Run) -> None:
+async def _closed(run: Run, trackers: Trackers) -> None:
     """A run that nobody ended otherwise has failed: no record says `running` for ever."""
-    if (await run.store.run(run.id)).status == "running":
-        await run.store.update_run(run.id, status="failed")
+    status = (await run.store.run(run.id)).status
+    if status == "running":
+        status = "failed"
+        await run.store.update_run(run.id, status=status)
+    await trackers.tell("run_ended", status)
+
+
+def _executor_class(given: Any) -> type[Executor]:
+    found = load("agl.executors", given) if isinstance(given, str) else given
+    if not (isinstance(found, type) and issubclass(found, Executor)):
+        raise ConfigError(f"`executor` must be a class derived from `agl.executors.Executor` or the name of one, given was {given!r}")
+    return found
 
 
 async def _end(task: asyncio.Task[None]) -> None:

@@ -65,13 +65,6 @@ def opened(given: StoreSpec) -> Generator[Store]:
             store.close()
 
 
-def describe(given: StoreSpec) -> str:
-    """What to type for it, such as after `--store`; for an object, what names it."""
-    if isinstance(given, Store):
-        return given.where
-    return str(given) if isinstance(given, (str, Path)) else str(dict(given))
-
-
 def _with_options(given: Mapping[str, Any]) -> Store:
     options = dict(given)
     name = options.pop("driver", None)
