@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
 import msgspec
 import pluggy
@@ -22,8 +22,8 @@ import pluggy
 if TYPE_CHECKING:
     from agl.agents import AgentAdapter
     from agl.context import ActiveAttempt
-    from agl.results import RolloutResult
-    from agl.rewards import Reward
+    from agl.results import Group, RolloutResult
+    from agl.rewards import Judgement
     from agl.rollouts import Rollout
     from agl.runs import Run, StepMetrics
     from agl.transitions import Transition
@@ -33,6 +33,9 @@ AGL_PLUGIN_API = 1
 """Raised when a hook changes in a way that breaks implementations; a plugin may declare `agl_plugin_api`."""
 
 hookimpl = pluggy.HookimplMarker(PROJECT)
+
+GroupJudgements: TypeAlias = "Mapping[str, Judgement | Sequence[Judgement]]"
+"""Rewards by the id of the rollout that they judge."""
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -107,11 +110,29 @@ def agl_callback_handler(framework: str) -> Any:
 
 
 @spec("decision", runs="once per attempt that did not fail by the infrastructure, before it is stored", may_be_async=True)
-def agl_reward(result: RolloutResult) -> Sequence[Reward] | Reward | Awaitable[Sequence[Reward] | Reward | None] | None:
+def agl_reward(result: RolloutResult) -> Sequence[Judgement] | Judgement | Awaitable[Sequence[Judgement] | Judgement | None] | None:
     """Judge a finished attempt: rewards of the rollout, of single calls (`span_id`) or of roles. None gives none.
+
+    Where a judge is down, give `agl.NoReward` with the reason: the reward is missing then, and the run goes on.
 
     Args:
         result: the attempt with its spans and the rewards so far; transitions are not made yet.
+    """
+
+
+@spec(
+    "decision",
+    runs="once per group in which at least two rollouts succeeded, after all have ended, before the algorithm sees it",
+    may_be_async=True,
+)
+def agl_group_reward(group: Group) -> GroupJudgements | Awaitable[GroupJudgements | None] | None:
+    """Judge the siblings of a group by comparing them. None gives none.
+
+    Args:
+        group: all rollouts of the group with spans and the rewards so far, failed ones among them; without transitions.
+
+    Returns:
+        The rewards of each judged rollout, by `result.rollout.rollout_id`.
     """
 
 

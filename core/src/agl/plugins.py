@@ -27,8 +27,8 @@ from agl.context import ActiveAttempt
 from agl.discovery import CORE, Discovered, PluginRow, discover, unmet
 from agl.errors import ConfigError, PluginError
 from agl.hookspecs import SPECS
-from agl.results import RolloutResult
-from agl.rewards import Reward, make_reward
+from agl.results import Group, RolloutResult
+from agl.rewards import RESERVED, Judgement, NoReward, Reward, make_reward
 from agl.settings import read_settings
 from agl.transitions import Transition
 
@@ -162,16 +162,30 @@ class Plugins:
             raise PluginError(f"no installed plugin gives a callback handler for `{framework}`; for LangChain: `pip install agl-langgraph`")
         return handler
 
-    async def rewards(self, result: RolloutResult) -> list[Reward]:
+    async def rewards(self, result: RolloutResult) -> list[Judgement]:
         """What the plugins judge of a finished attempt."""
-        found: list[Reward] = []
+        found: list[Judgement] = []
         for name, implementation in self._implementations("agl_reward"):
             with _named(name, "agl_reward"):
-                given = await _awaited(implementation(result=result))
-                for reward in _as_rewards(given):
-                    make_reward(reward.value, name=reward.name, source=name)
-                    found.append(reward if reward.source != "agent" else msgspec.structs.replace(reward, source=f"plugin:{name}"))
+                found += _judgements(await _awaited(implementation(result=result)), name)
         return found
+
+    async def group_rewards(self, group: Group) -> dict[str, list[Judgement]]:
+        """What the plugins judge of a group by comparison, by rollout id; empty where fewer than two rollouts succeeded."""
+        found: dict[str, list[Judgement]] = {}
+        if sum(result.succeeded for result in group.results) < 2:
+            return found
+        known = {result.rollout.rollout_id for result in group.results}
+        for name, implementation in self._implementations("agl_group_reward"):
+            with _named(name, "agl_group_reward"):
+                given = await _awaited(implementation(group=group))
+                for rollout_id, judged in _by_rollout(given, known).items():
+                    found.setdefault(rollout_id, []).extend(_judgements(judged, name))
+        return found
+
+    def compares(self) -> bool:
+        """Whether a plugin judges groups."""
+        return bool(self._implementations("agl_group_reward"))
 
     def assign_credit(self, result: RolloutResult, transitions: Sequence[Transition]) -> tuple[Transition, ...]:
         """Transitions with their share of the rollout's rewards."""
@@ -265,11 +279,30 @@ def _around(manager: contextlib.AbstractContextManager[Any], name: str, hook: st
         manager.__exit__(None, None, None)
 
 
-def _as_rewards(given: Any) -> list[Reward]:
-    rewards: list[Any] = [] if given is None else [*given] if isinstance(given, (list, tuple)) else [given]
-    if wrong := [reward for reward in rewards if not isinstance(reward, Reward)]:
-        raise TypeError(f"it must give `agl.Reward`, a list of them or None, not {wrong[0]!r}")
-    return rewards
+def _judgements(given: Any, plugin: str) -> list[Judgement]:
+    """What a plugin gave, checked, with the plugin as the source where it names none."""
+    judged: list[Any] = [] if given is None else [*given] if isinstance(given, (list, tuple)) else [given]
+    found: list[Judgement] = []
+    for item in judged:
+        if not isinstance(item, (Reward, NoReward)):
+            raise TypeError(f"it must give `agl.Reward`, `agl.NoReward`, a list of them or None, not {item!r}")
+        if item.source in RESERVED:
+            raise ValueError(f"the source `{item.source}` is AGL's own; name another one in `{item.name}`, or none")
+        source = f"plugin:{plugin}" if item.source == "agent" else item.source
+        if isinstance(item, Reward):
+            checked = make_reward(item.value, name=item.name, source=source)
+            item = msgspec.structs.replace(item, value=checked.value, created_at=item.created_at or checked.created_at)
+        found.append(msgspec.structs.replace(item, source=source))
+    return found
+
+
+def _by_rollout(given: Any, known: set[str]) -> dict[str, Any]:
+    if given is not None and not isinstance(given, Mapping):
+        raise TypeError(f"it must give rewards by rollout id, or None, not {given!r}")
+    judged = dict(cast(Mapping[str, Any], given or {}))
+    if unknown := sorted(map(str, judged.keys() - known)):
+        raise ValueError(f"it judged {unknown}, which are not in the group; the rollouts are {sorted(known)}")
+    return judged
 
 
 class _Misfit(PluginError):

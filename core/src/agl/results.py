@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
-from agl.rewards import FINAL, Reward
+from agl.rewards import COMBINED, FAILURE, FINAL, NoReward, Reward
 from agl.rollouts import AttemptStatus, Failure, Rollout
-from agl.spans import Span
+from agl.spans import Span, SpanKind, SpanStatus, new_span_id, new_trace_id
 from agl.tasks import Task
 from agl.transitions import Row, Transition, rows_of
 
@@ -50,10 +51,13 @@ class RolloutResult(msgspec.Struct, frozen=True, kw_only=True):
     def reward(self) -> float | None:
         """The reward of the whole rollout: the last one named `reward`; None when it is missing.
 
+        Where the rollout has `reward_weights`, single values are parts of it: then only their weighted sum is the reward.
         An agent that failed by itself (exception, own timeout) and has no such reward counts as 0: failing is its
         behaviour. A failure of the infrastructure never becomes a number.
         """
-        final = [reward.value for reward in self.rewards if reward.name == FINAL and reward.role is None]
+        combining = self.rollout.reward_weights is not None
+        final = [reward for reward in self.rewards if reward.name == FINAL and reward.role is None]
+        final = [reward.value for reward in final if not combining or reward.source in (COMBINED, FAILURE)]
         if final:
             return final[-1]
         return 0.0 if self.failure in (Failure.AGENT, Failure.TIMEOUT) else None
@@ -112,6 +116,26 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
             if result.reward is not None:
                 values.setdefault(str(result.task.data.get(field)), []).append(result.reward)
         return {key: (sum(found) / len(found), len(found)) for key, found in sorted(values.items())}
+
+
+def missing_span(result: RolloutResult, missing: NoReward) -> Span:
+    """The record of a judgement that could not be made: a span below the attempt's root, with the reason as its error."""
+    assert result.rollout.attempt is not None
+    root, now = next((span for span in result.spans if span.parent_id is None), None), time.time()
+    return Span(
+        span_id=new_span_id(),
+        trace_id=root.trace_id if root else new_trace_id(),
+        parent_id=root.span_id if root else None,
+        rollout_id=result.rollout.rollout_id,
+        attempt_id=result.rollout.attempt.attempt_id,
+        name=f"no reward {missing.name}",
+        kind=SpanKind.REWARD,
+        started_at=now,
+        ended_at=now,
+        status=SpanStatus.ERROR,
+        error=missing.reason,
+        attributes={"agl.reward.name": missing.name, "agl.reward.source": missing.source},
+    )
 
 
 def failures_of(results: Sequence[RolloutResult]) -> Counter[str]:

@@ -100,6 +100,8 @@ class Rollout(msgspec.Struct, frozen=True, kw_only=True):
     ended_at: float | None = None
     attempt: Attempt | None = None
     """The latest attempt."""
+    reward_weights: dict[str, float] | None = None
+    """Weights, by name, of the rewards that the final one is made of; None when the reward named `reward` is it."""
 
     @property
     def mode(self) -> Mode:

@@ -27,8 +27,8 @@ from agl.errors import ConfigError, PluginError, RewardError, StoreError
 from agl.executors import Executor
 from agl.plugins import Plugins
 from agl.resources import Resources
-from agl.results import RolloutResult
-from agl.rewards import FINAL, Reward, make_reward
+from agl.results import RolloutResult, missing_span
+from agl.rewards import FAILURE, FINAL, Reward, make_reward
 from agl.rollouts import AttemptStatus, Failure, Rollout
 from agl.spans import Span, SpanKind, SpanStatus
 
@@ -222,11 +222,17 @@ class AttemptRunner:
         spans.append(self._root(attempt, outcome, started))
         result = RolloutResult(rollout=msgspec.structs.replace(attempt.rollout, attempt=ended), spans=tuple(spans), rewards=tuple(rewards))
         if outcome.failure not in (Failure.INFRASTRUCTURE, Failure.CANCELLED):
-            rewards += await self._plugins.rewards(result)
-        judged = any(reward.name == FINAL for reward in rewards)
+            for given in await self._plugins.rewards(result):
+                if isinstance(given, Reward):
+                    rewards.append(given)
+                else:
+                    spans.append(missing_span(result, given))
+        # Where rewards are combined, the final one is made when the siblings have ended, too.
+        combining = attempt.rollout.reward_weights is not None
+        judged = not combining and any(reward.name == FINAL for reward in rewards)
         if outcome.failure in (Failure.AGENT, Failure.TIMEOUT) and not judged and self._failure_reward is not None:
-            rewards.append(make_reward(self._failure_reward, source="failure"))
-        if outcome.failure is None and not judged:
+            rewards.append(make_reward(self._failure_reward, source=FAILURE))
+        if outcome.failure is None and not judged and not combining:
             outcome = outcome.failed(Failure.REWARD, _NO_REWARD.format(name=self._agent.spec.name))
         await self._store.finish(
             attempt.attempt_id,
@@ -237,7 +243,8 @@ class AttemptRunner:
             spans=spans,
             rewards=rewards,
         )
-        await self._plugins.observe("agl_rollout_ended", result=msgspec.structs.replace(result, rewards=tuple(rewards)))
+        result = msgspec.structs.replace(result, spans=tuple(spans), rewards=tuple(rewards))
+        await self._plugins.observe("agl_rollout_ended", result=result)
         if outcome.cancelled:
             raise asyncio.CancelledError
 

@@ -11,6 +11,9 @@
     [algorithms.grpo]                        # options of an algorithm that is named rather than given as an object
     model = "Qwen/Qwen2.5-0.5B-Instruct"
 
+    [rewards.llm_judge]                      # options of a reward that is named
+    model = "gpt-5-mini"
+
 It is read from the working directory, or from where the environment variable `AGL_CONFIG` says.
 """
 
@@ -59,6 +62,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     trainer: TrainerSettings = TrainerSettings()
     algorithms: dict[str, dict[str, Any]] = {}
     """Options by the algorithm's name."""
+    rewards: dict[str, dict[str, Any]] = {}
+    """Options by the reward's name."""
 
 
 def read_settings() -> Settings:
@@ -76,5 +81,9 @@ def read_settings() -> Settings:
     try:
         return msgspec.toml.decode(path.read_bytes(), type=Settings)
     except (msgspec.DecodeError, ValueError, OSError) as error:
-        known = "[plugins] disabled, required, order; [trainer] " + ", ".join(TrainerSettings.__struct_fields__) + "; [algorithms.NAME]"
+        known = (
+            "[plugins] disabled, required, order; [trainer] "
+            + ", ".join(TrainerSettings.__struct_fields__)
+            + "; [algorithms.NAME]; [rewards.NAME]"
+        )
         raise ConfigError(f"`{path}` cannot be used: {error}. It may hold {known}") from error

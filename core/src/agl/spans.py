@@ -24,6 +24,8 @@ class SpanKind(StrEnum):
     MODEL = "model"
     """A framework's own view of a model call; the gateway's llm span hangs under it."""
     TOOL = "tool"
+    REWARD = "reward"
+    """A judgement that could not be made, with its reason as the error."""
     OPERATION = "operation"
     MESSAGE = "message"
     OBJECT = "object"
