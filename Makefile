@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: help setup setup-dev demo test lint types docs bench bench-learning bench-plugins test-wheels demo-model test-verl clean
+.PHONY: help setup setup-dev demo test lint types docs bench bench-learning bench-plugins test-wheels demo-model test-verl test-examples-plugins clean
 
 help:            ## show this
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */\1\t/' | expand -t 20
@@ -45,6 +45,9 @@ demo-model: setup ## make the embedded model of the SQL agent again, in minutes
 
 test-verl:       ## compare advantages and losses with VERL's own, in an environment that has it
 	@$(PYTHON) tools/setup_verl.py .venv-verl && .venv-verl/bin/pytest tests/algorithms/grpo/verl_parity $(ARGS)
+
+test-examples-plugins: ## the example plugin for Pydantic AI, in an environment that has it
+	@$(PYTHON) tools/setup_pydantic_ai.py .venv-pydantic-ai && .venv-pydantic-ai/bin/pytest -c examples/plugins/agl-pydantic-ai/pyproject.toml examples/plugins/agl-pydantic-ai $(ARGS)
 
 clean:           ## remove environments and caches, keep .agl
 	@rm -rf .venv .venv-* .pytest_cache .ruff_cache .hypothesis

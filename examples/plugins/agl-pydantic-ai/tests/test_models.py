@@ -1,0 +1,135 @@
+"""The attempt's model, whatever model the agent was given, and however it is run."""
+
+import asyncio
+
+import agl
+import pytest
+from agl.testing.scripted import Reply, ScriptedServer
+from openai import DEFAULT_CONNECTION_LIMITS, DefaultAsyncHttpxClient
+from pydantic import BaseModel
+from pydantic_ai import Agent
+from pydantic_ai.models.anthropic import AnthropicModel
+from pydantic_ai.models.concurrency import ConcurrencyLimitedModel
+from pydantic_ai.models.fallback import FallbackModel
+from pydantic_ai.models.function import FunctionModel
+from pydantic_ai.models.openai import OpenAIChatModel, OpenAIResponsesModel
+from pydantic_ai.models.test import TestModel
+from pydantic_ai.providers.openai import OpenAIProvider
+
+from team import calls_of, make_trainer, said
+
+
+def chat():
+    """A model that the core routes itself. It keeps no connection: the client is the user's, and each test has its own loop."""
+    client = DefaultAsyncHttpxClient(limits=type(DEFAULT_CONNECTION_LIMITS)(max_keepalive_connections=0))
+    return OpenAIChatModel("gpt-4o", provider=OpenAIProvider(base_url="http://127.0.0.1:9/v1", api_key="users-key", http_client=client))
+
+
+MODELS = {
+    "chat": chat,
+    "limited": lambda: ConcurrencyLimitedModel(chat(), limiter=64),
+    "responses": lambda: OpenAIResponsesModel("gpt-5"),
+    "anthropic": lambda: AnthropicModel("claude-sonnet-4-5"),
+    "fallback": lambda: FallbackModel(chat(), MODELS["anthropic"]()),
+    "test": lambda: TestModel(custom_output_text="not the policy"),
+    "function": lambda: FunctionModel(lambda messages, info: pytest.fail("called")),
+    "name": lambda: "openai:gpt-5",
+    "limited anthropic": lambda: ConcurrencyLimitedModel(MODELS["anthropic"](), limiter=64),
+}
+
+
+def run(server, folder, agent, tasks, **options):
+    spec = agent if callable(agent) else agl.agent(agent, input=lambda task: task["text"], reward=lambda task, output: 1.0)
+    return make_trainer(server, folder, **options).evaluate(spec, [{"text": text} for text in tasks]).results
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_every_kind_of_model_is_the_attempts_own_with_the_agents_settings(server, tmp_path, kind):
+    agent = Agent(MODELS[kind](), name="solo", model_settings={"top_p": 0.5, "temperature": 0.1})
+    (result,) = run(server, tmp_path, agent, ["a dog"])
+    assert calls_of(result) == [("solo", "a rhyme on a dog")]
+    (call,) = server.requests
+    assert (call.body["model"], call.body["temperature"], call.body["top_p"]) == ("policy", 0.5, 0.5)
+    assert "users-key" not in call.headers.get("authorization", "")
+
+
+def test_a_model_that_is_named_late_needs_neither_its_key_nor_its_package(server, tmp_path, monkeypatch):
+    monkeypatch.delenv("ANTHROPIC_API_KEY")
+    agent = Agent("mistral:large", name="solo", defer_model_check=True)
+
+    @agl.rollout
+    async def twice(task):
+        await agent.run(task["text"])
+        await agent.run(task["text"], model="anthropic:claude-sonnet-4-5")
+        with agent.override(model=TestModel()):
+            await agent.run(task["text"])
+        return 1.0
+
+    (result,) = run(server, tmp_path, twice, ["a dog"])
+    assert calls_of(result) == [("solo", "a rhyme on a dog")] * 3
+
+
+def test_outside_an_attempt_an_agent_has_its_own_model(server, tmp_path):
+    agent = Agent(TestModel(custom_output_text="the user's own"), name="solo")
+    run(server, tmp_path, agent, ["a dog"])
+    assert asyncio.run(agent.run("a cat")).output == "the user's own"
+    assert len(server.requests) == 1
+
+
+def test_of_two_language_models_each_agent_gets_the_one_that_it_names(server, tmp_path):
+    judge = agl.LLM(endpoint=server.base_url(), model="claude-sonnet-4-5", version="9")
+    agents = [Agent(AnthropicModel("claude-sonnet-4-5"), name="judge"), Agent(AnthropicModel("claude-opus-4-1"), name="player")]
+
+    @agl.rollout
+    async def both(task):
+        for agent in agents:
+            await agent.run(task["text"])
+        return 1.0
+
+    run(server, tmp_path, both, ["a dog"], resources={"judge": judge})
+    assert [call.body["model"] for call in server.requests] == ["claude-sonnet-4-5", "policy"]
+
+
+def test_a_structured_output_and_dependencies_pass_through(tmp_path):
+    class Answer(BaseModel):
+        value: int
+
+    agent = Agent(AnthropicModel("claude-sonnet-4-5"), name="solo", output_type=Answer, deps_type=int)
+    spec = agl.agent(
+        agent, input=lambda task: {"user_prompt": "how many?", "deps": 7}, reward=lambda task, output: float(output == Answer(value=42))
+    )
+    with ScriptedServer(lambda body: Reply(tool_calls=[("final_result", {"value": 42})])) as server:
+        assert make_trainer(server, tmp_path).evaluate(spec, [{}]).mean == 1.0
+
+
+def test_blocking_and_streamed_runs_are_the_attempts_too(server, tmp_path):
+    agent = Agent(AnthropicModel("claude-sonnet-4-5"), name="solo")
+
+    @agl.rollout
+    def blocking(task):
+        try:
+            return float(agent.run_sync(task["text"]).output == f"a rhyme on {task['text']}")
+        finally:
+            asyncio.get_event_loop().close()  # which the framework has made for this thread
+
+    @agl.rollout
+    async def streamed(task):
+        async with agent.run_stream(task["text"]) as stream:
+            said = [piece async for piece in stream.stream_text()]
+        async with agent.iter(task["text"]) as steps:
+            async for _ in steps:
+                pass
+        return float(said[-1] == steps.result.output == f"a rhyme on {task['text']}")
+
+    texts = [f"dog {number}" for number in range(8)]
+    for results, count in ((run(server, tmp_path, blocking, texts), 1), (run(server, tmp_path, streamed, texts), 2)):
+        assert [calls_of(result) for result in results] == [[("solo", f"a rhyme on {text}")] * count for text in texts]
+        assert [result.reward for result in results] == [1.0] * 8
+
+
+def test_a_prompt_with_the_agents_name_takes_the_place_of_its_instructions(server, tmp_path):
+    agent = Agent(AnthropicModel("claude-sonnet-4-5"), name="solo", instructions="The user's own.", system_prompt="Stays.")
+    prompts = {"solo": agl.PromptTemplate(template="Be {{brief}}."), "other": agl.PromptTemplate(template="Not this.")}
+    run(server, tmp_path, agent, ["a dog"], resources=prompts)
+    run(server, tmp_path, agent, ["a dog"])
+    assert [said(call.body)[0] for call in server.requests] == [["Stays.", "Be {brief}."], ["Stays.", "The user's own."]]
