@@ -18,20 +18,20 @@ import msgspec
 import torch
 
 from agl.algorithms import Algorithm
+from agl.engines import Engine, Policy
 from agl.errors import ConfigError
+from agl.registry import load
 from agl.resources import LLM, Resource
 from agl.runs import Run
 from agl_grpo import checkpoint
 from agl_grpo.collect import group_metrics, learning_rows, shuffled
-from agl_grpo.engine import Engine
 from agl_grpo.learner import Learner
 from agl_grpo.models import check_model, load_policy
 from agl_grpo.options import Options, read_options
 from agl_grpo.schedules import Schedule
-from agl_grpo.server import Server
 
 POLICY = "policy"
-"""Name of the model at the engine, and of its folder in a checkpoint."""
+"""Name of the policy's folder in a checkpoint."""
 
 
 class GRPO(Algorithm):
@@ -39,6 +39,7 @@ class GRPO(Algorithm):
 
     Args:
         model: folder of a Hugging Face causal LM, or a hub id.
+        engine: what serves the policy: the name of a driver of `agl.engines`, or an `agl.engines.Engine`.
         options: see `Options`.
 
     Raises:
@@ -47,16 +48,17 @@ class GRPO(Algorithm):
 
     name = "grpo"
 
-    def __init__(self, model: str | Path | None = None, **options: Any) -> None:
+    def __init__(self, model: str | Path | None = None, *, engine: str | Engine = "native", **options: Any) -> None:
         if model is None:
             raise ConfigError(
                 "GRPO needs `model=`: the folder of a Hugging Face causal LM, or a hub id such as `Qwen/Qwen2.5-0.5B-Instruct`"
             )
         self.model = str(model)
         self.options: Options = read_options(options)
+        self.engine = _engine(engine, self.options, set(options))
 
     def config(self) -> dict[str, Any]:
-        return {"model": self.model, **msgspec.to_builtins(self.options)}
+        return {"model": self.model, "engine": self.engine.name, **msgspec.to_builtins(self.options)}
 
     def check(self) -> str:
         return check_model(self.model, self.options.device)
@@ -89,16 +91,11 @@ class GRPO(Algorithm):
         )
         if run.restored is not None:
             await self._in_thread(checkpoint.load, run.restored / POLICY, self.learner)
-        self.engine = Engine(model, self.tokenizer, max_batch=o.max_batch, default_max_tokens=o.max_tokens, version=str(run.finished))
-        self.server = Server(self.engine, port=o.port, model=POLICY)
-        self.endpoint = await self.server.start()
+        await self.engine.start(Policy(module=model, tokenizer=self.tokenizer, path=self.model, version=str(run.finished)))
         return {"main_llm": self._llm()}
 
     async def stop(self) -> None:
-        if hasattr(self, "server"):
-            await self.server.stop()
-        if hasattr(self, "engine"):
-            await asyncio.to_thread(self.engine.close)
+        await self.engine.stop()
         if hasattr(self, "_thread"):
             self._thread.shutdown(wait=False)
 
@@ -115,7 +112,7 @@ class GRPO(Algorithm):
                 rows, advantages = learning_rows(groups, o.estimator)
                 async with self.engine.paused():
                     learned = await self._in_thread(self.learner.update, rows, advantages)
-                    self.engine.version = str(step + 1)
+                    await self.engine.update(str(step + 1))
                 await run.publish(metrics={**group_metrics(groups), **prefixed(learned)}, main_llm=self._llm())
                 if val_every and (step + 1) % val_every == 0:
                     await run.evaluate()
@@ -132,18 +129,25 @@ class GRPO(Algorithm):
     def _llm(self) -> LLM:
         """The policy as it is now, for agents."""
         o = self.options
-        return LLM(
-            endpoint=self.endpoint,
-            model=POLICY,
-            version=self.engine.version,
+        return self.engine.llm(
             # top_p is set, too: the recorded log-probabilities are those of the whole distribution.
             sampling_parameters={"temperature": o.temperature, "top_p": 1.0, "max_tokens": o.max_tokens},
             eval_parameters={"temperature": o.eval_temperature},
-            seeded=True,
         )
 
     def _save(self, folder: Path) -> None:
         checkpoint.save(folder / POLICY, self.learner, self.tokenizer)
+
+
+def _engine(given: str | Engine, options: Options, named: set[str]) -> Engine:
+    if isinstance(given, Engine):
+        if taken := sorted(named & {"max_batch", "port"}):
+            raise ConfigError(f"{taken} are options of the engine, which was given as an object; give them to {type(given).__name__}")
+        return given
+    driver = load("agl.engines", given)
+    if not (isinstance(driver, type) and issubclass(driver, Engine)):
+        raise ConfigError(f"the engine `{given}` must be a class derived from `agl.engines.Engine`, it is {driver!r}")
+    return driver(max_batch=options.max_batch, max_tokens=options.max_tokens, port=options.port)
 
 
 def prefixed(learned: Mapping[str, float]) -> dict[str, float]:
