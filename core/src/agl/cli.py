@@ -13,6 +13,8 @@ from agl import __version__
 from agl.errors import AglError, ConfigError
 
 STORE = ".agl/store.sqlite"
+TRACEBACK_VARIABLE = "AGL_TRACEBACK"
+"""Set to anything: errors of the `agl` command come with their traceback."""
 
 
 class _Group(click.Group):
@@ -22,7 +24,7 @@ class _Group(click.Group):
         try:
             return super().invoke(ctx)
         except AglError as error:
-            if os.environ.get("AGL_TRACEBACK"):
+            if os.environ.get(TRACEBACK_VARIABLE):
                 raise
             raise click.ClickException(str(error)) from error
 

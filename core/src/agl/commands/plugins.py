@@ -7,6 +7,8 @@ from typing import Any
 
 import click
 
+from agl.commands.new import new
+
 
 @click.group(invoke_without_command=True)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object, for programs.")
@@ -31,6 +33,9 @@ def plugins(context: click.Context, as_json: bool, hooks: bool, show_traceback: 
     _print(_plugins_table(loaded))
     _print(_drivers_table())
     _reasons(loaded, show_traceback)
+
+
+plugins.add_command(new)
 
 
 def _everything(loaded: Any) -> dict[str, Any]:
