@@ -8,12 +8,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from agl.agents import AgentAdapter, AgentSpec, LitAgent, agent, is_instance_of, rollout
     from agl.algorithms import Algorithm
+    from agl.builtin.llm_judge import LLMJudge
+    from agl.builtin.relative_judge import RelativeJudge
+    from agl.builtin.tool_outcome import ToolOutcome
     from agl.context import current, emit_message, emit_object, emit_reward, operation, role
     from agl.errors import AglError
     from agl.hookspecs import AGL_PLUGIN_API, hookimpl
+    from agl.judges import Judge
     from agl.resources import LLM, PromptTemplate, Resources
     from agl.results import Evaluation, Group, RolloutResult
-    from agl.rewards import Reward
+    from agl.rewards import NoReward, Reward
     from agl.rollouts import Attempt, Rollout
     from agl.runs import Run
     from agl.spans import Span
@@ -27,12 +31,16 @@ __version__ = "0.1.0"
 _HOMES = {
     "agl.agents": ("AgentAdapter", "AgentSpec", "LitAgent", "agent", "is_instance_of", "rollout"),
     "agl.algorithms": ("Algorithm",),
+    "agl.builtin.llm_judge": ("LLMJudge",),
+    "agl.builtin.relative_judge": ("RelativeJudge",),
+    "agl.builtin.tool_outcome": ("ToolOutcome",),
     "agl.context": ("current", "emit_message", "emit_object", "emit_reward", "operation", "role"),
     "agl.errors": ("AglError",),
     "agl.hookspecs": ("AGL_PLUGIN_API", "hookimpl"),
+    "agl.judges": ("Judge",),
     "agl.resources": ("LLM", "PromptTemplate", "Resources"),
     "agl.results": ("Evaluation", "Group", "RolloutResult"),
-    "agl.rewards": ("Reward",),
+    "agl.rewards": ("NoReward", "Reward"),
     "agl.rollouts": ("Attempt", "Rollout"),
     "agl.runs": ("Run",),
     "agl.spans": ("Span",),
@@ -53,9 +61,13 @@ __all__ = [
     "Evaluation",
     "FitResult",
     "Group",
+    "Judge",
+    "LLMJudge",
     "LitAgent",
     "Mode",
+    "NoReward",
     "PromptTemplate",
+    "RelativeJudge",
     "Resources",
     "Reward",
     "Rollout",
@@ -64,6 +76,7 @@ __all__ = [
     "Run",
     "Span",
     "Task",
+    "ToolOutcome",
     "Trainer",
     "Transition",
     "agent",

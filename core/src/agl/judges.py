@@ -63,12 +63,11 @@ class Given:
             raise ConfigError(f"`rewards` takes objects, given was the class `{element.__name__}`; write `{element.__name__}(…)`")
         judge: Any = _loaded(element, options or {}) if isinstance(element, str) else element
         self.judge = judge
-        kind: Any = type(judge)
         self.hooks = {hook: method for hook in HOOKS if callable(method := getattr(judge, hook, None))}
         if not self.hooks and not callable(judge):
             raise ConfigError(f"`rewards` takes functions, objects with `agl_reward` or `agl_group_reward`, and names; given was {judge!r}")
-        if others := sorted(name for name in dir(kind) if name in SPECS and name not in HOOKS):
-            raise ConfigError(f"`{kind.__name__}` in `rewards` also defines {others}, which only `plugins=[…]` calls; give it there")
+        if others := sorted(name for name in SPECS.keys() - set(HOOKS) if hasattr(judge, name)):
+            raise ConfigError(f"`{judge!r}` in `rewards` also defines {others}, which only `plugins=[…]` calls; give it there")
         self.name = _name_of(judge, bool(self.hooks))
         self.weight = weight_of(self.name, getattr(judge, "weight", None))
         default = weight_of(self.name, getattr(judge, "default_weight", None))
@@ -202,4 +201,7 @@ def _loaded(name: str, options: Mapping[str, Any]) -> Any:
         return driver(**options)
     except TypeError as error:
         takes = list(inspect.signature(driver).parameters)
-        raise ConfigError(f"the reward `{name}` cannot be made with the options {sorted(options)}: {error}; it takes {takes}") from error
+        raise ConfigError(
+            f"the reward `{name}` cannot be made with the options {sorted(options)}: {error}; it takes {takes}, "
+            f"from `[rewards.{name}]` of agl.toml; or give an object in `rewards`"
+        ) from error

@@ -91,6 +91,14 @@ class Choice(msgspec.Struct, frozen=True, kw_only=True):
     finish_reason: str | None = None
 
 
+def answers_of(span: Span) -> list[dict[str, Any]]:
+    """The messages that a recorded LLM call was answered with; none when it failed or spoke no chat completions."""
+    call: dict[str, Any] = span.attributes.get("agl.call") or {}
+    response: dict[str, Any] = call.get("response") or {}
+    choices: list[dict[str, Any]] = response.get("choices") or []
+    return [choice.get("message") or {"content": choice.get("text")} for choice in choices]
+
+
 def new_span_id() -> str:
     """A fresh OpenTelemetry span id: 16 hexadecimal digits."""
     return secrets.token_hex(8)
