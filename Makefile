@@ -46,8 +46,9 @@ demo-model: setup ## make the embedded model of the SQL agent again, in minutes
 test-verl:       ## compare advantages and losses with VERL's own, in an environment that has it
 	@$(PYTHON) tools/setup_verl.py .venv-verl && .venv-verl/bin/pytest tests/algorithms/grpo/verl_parity $(ARGS)
 
-test-examples-plugins: ## the example plugin for Pydantic AI, in an environment that has it
+test-examples-plugins: ## the example packages of examples/plugins, each in an environment of its own
 	@$(PYTHON) tools/setup_pydantic_ai.py .venv-pydantic-ai && .venv-pydantic-ai/bin/pytest -c examples/plugins/agl-pydantic-ai/pyproject.toml examples/plugins/agl-pydantic-ai $(ARGS)
+	@$(PYTHON) tools/setup_best_of_n.py .venv-best-of-n && .venv-best-of-n/bin/pytest -c examples/plugins/agl-best-of-n/pyproject.toml examples/plugins/agl-best-of-n $(ARGS)
 
 clean:           ## remove environments and caches, keep .agl
 	@rm -rf .venv .venv-* .pytest_cache .ruff_cache .hypothesis
