@@ -47,7 +47,9 @@ _match = click.option("--agent-match", help="Regular expression: only calls of m
 @click.option("--data", type=click.Path(path_type=Path), help="Training tasks: .jsonl, .json or .parquet.")
 @click.option("--val", type=click.Path(path_type=Path), help="Validation tasks.")
 @click.option("--test", type=click.Path(path_type=Path), help="Held-out tasks, measured before and after.")
-@click.option("--algorithm", help="Name of an installed algorithm, such as grpo.")
+@click.option("--algorithm", help="Name of an installed algorithm, such as grpo; default: the one of agl.toml.")
+@click.option("--executor", help="Name of an installed executor, such as thread.")
+@click.option("--tracker", "trackers", multiple=True, metavar="NAME[=WHERE]", help="An installed tracker, such as jsonl=runs.jsonl.")
 @click.option("--set", "settings", multiple=True, metavar="NAME.OPTION=VALUE", help="An option of the algorithm: grpo.lr=1e-5.")
 @click.option("--seed", default=0, show_default=True)
 @click.option(
@@ -55,25 +57,28 @@ _match = click.option("--agent-match", help="Regular expression: only calls of m
 )
 @_reward
 @_input
-@_runners
+@click.option("--runners", type=int, help="Most rollouts at the same time; default: 8.")
 @_match
-@_store
+@click.option("--store", help=f"Path, URL or driver of the store; default: {STORE}.")
 def train(agent: str | None, resume: str | None, **options: Any) -> None:
     """Train AGENT (`module:object`) on a dataset, or go on with a run that was stopped."""
     if resume is not None and agent is None:
-        _resume(options["store"], resume)
-    missing = [
-        name for name, value in {"AGENT": agent, "--data": options["data"], "--algorithm": options["algorithm"]}.items() if value is None
-    ]
+        _resume(Path(options["store"] or STORE), resume)
+    from agl.settings import read_settings
+
+    algorithm = options["algorithm"] or read_settings().trainer.algorithm
+    missing = [name for name, value in {"AGENT": agent, "--data": options["data"], "--algorithm": algorithm}.items() if value is None]
     if missing:
         raise click.UsageError(f"missing {', '.join(missing)} (or `--resume` to go on with a run)")
     from agl.trainer import Trainer
 
     trainer = Trainer(
-        algorithm=_algorithm(options["algorithm"], options["settings"]),
+        algorithm=_algorithm(str(algorithm), options["settings"]),
         n_runners=options["runners"],
         adapter={"agent_match": options["agent_match"]} if options["agent_match"] else None,
         store=options["store"],
+        executor=options["executor"],
+        trackers=options["trackers"] or None,
         seed=options["seed"],
     )
     result = trainer.fit(
@@ -165,9 +170,10 @@ def _resume(store: Path, run: str) -> None:
 
 def _algorithm(name: str, settings: tuple[str, ...]) -> Any:
     from agl.registry import load
+    from agl.settings import read_settings
 
     short = name.rpartition(":")[2]
-    options: dict[str, Any] = {}
+    options = dict(read_settings().algorithms.get(short, {}))
     for setting in settings:
         path, equals, value = setting.partition("=")
         owner, _, option = path.partition(".")

@@ -22,6 +22,7 @@ from agl.settings import Settings, read_settings
 
 FREE_BYTES = 2**30
 """Free disk below which checkpoints are likely to fail."""
+DEFAULT_STORE = ".agl/store.sqlite"
 _FAILING = {"failed", "clash", "unknown-hook"}
 """States of an installed plugin that somebody has to do something about."""
 
@@ -112,21 +113,17 @@ def _algorithm(name: str, options: dict[str, Any]) -> str:
     return cls(**options).check() or "can start"
 
 
-def _store(store: str | None) -> Check:
-    path = Path(store or ".agl/store.sqlite")
-    if store is None and not path.exists():
-        return Check(name="store", state="ok", found=f"{path} does not exist yet; a run makes it")
-    return _attempt(f"store {store or path}", lambda: _open_store(store or path))
+def _store(given: str | None) -> Check:
+    from agl.store.opening import open_store, path_of
 
+    def ask() -> str:
+        path = path_of(given or DEFAULT_STORE)
+        if path is not None and not path.exists():
+            return "does not exist yet; a run makes it"
+        open_store(given or DEFAULT_STORE).close()
+        return "opens"
 
-def _open_store(store: str | Path) -> str:
-    from agl.store.sql import SQLStore
-
-    if not Path(store).exists():
-        return "does not exist yet; a run makes it"
-    opened = SQLStore(store)
-    opened.close()
-    return "opens"
+    return _attempt(f"store {given or DEFAULT_STORE}", ask)
 
 
 def _port(port: int) -> Check:

@@ -17,24 +17,26 @@ import msgspec
 
 from agl.algorithms import Algorithm
 from agl.console import Console
+from agl.discovery import CORE
 from agl.errors import ConfigError, GatewayError
 from agl.executors import Executor
 from agl.gateway.server import Gateway
 from agl.judges import given_rewards
 from agl.loop import frozen_garbage, raises_here, run_in_loop
 from agl.plugins import Plugins
+from agl.prompting import check as check_prompts
 from agl.registry import load
 from agl.resources import LLM, PromptTemplate, Resource, Resources
 from agl.results import Evaluation, RolloutResult
+from agl.roles import Roles
 from agl.rollouts import new_id
 from agl.runner import BoundAgent
 from agl.runs import Run
-from agl.settings import read_settings
+from agl.settings import Settings, read_settings
 from agl.store.base import RunRecord, Store
 from agl.store.opening import StoreSpec, opened, path_of
 from agl.tasks import Mode, make_tasks
 from agl.trackers import TrackedRun, Tracker, Trackers, make_trackers
-from agl.transitions import RoleFilter
 from agl.weights import Weights
 
 T = TypeVar("T")
@@ -86,11 +88,16 @@ class Trainer:
     """Trains, tries and evaluates an agent.
 
     Args:
-        algorithm: an `Algorithm`, or the name of an installed one.
+        algorithm: an `Algorithm`, or the name of an installed one, made with the options of `[algorithms.NAME]` in agl.toml.
         n_runners: most rollouts at the same time (`n_workers` is its old name).
         adapter: `{"agent_match": regex}`: only calls of matching roles are learned from.
-        roles: `{"writer": "train", "checker": "freeze"}`, the same by name.
-        initial_resources: LLMs and prompt templates by name; the algorithm's own are added.
+        roles: `{"writer": "train", "checker": "freeze"}`: what is done with the calls of a role, by its path or a part of it;
+            the longest name wins. `train` is the default, `freeze` learns nothing from them, `original` leaves them to the
+            agent's own endpoint, key, model and parameters, and the name of an `LLM` resource sends them to that one, where
+            nothing is learned from them. If one role is named `train`, only named ones are.
+        initial_resources: LLMs and prompt templates by name, beside the algorithm's own. Calls go to the algorithm's first
+            LLM, else to the first of these, unless `roles` or the model's name in a call names another. A template named
+            as `agl.prompts` lists it (`writer.system_prompt`) is put into the calls of that role.
         store: path of the SQLite file, a URL such as `sqlite:///runs.sqlite`, a `Store` (which stays open), the name of a driver
             of `agl.stores`, or `{"driver": name, option: value}`. The default is `.agl/store.sqlite`.
         executor: what runs the attempts: the name of a driver of `agl.executors`, or a class derived from `Executor`.
@@ -139,23 +146,25 @@ class Trainer:
     ) -> None:
         if n_runners is not None and n_workers is not None:
             raise ConfigError("`n_workers` is the old name of `n_runners`; give one of them")
-        self.n_runners = _at_least(1, n_runners if n_runners is not None else 8 if n_workers is None else n_workers, "n_runners")
+        all_settings = read_settings()
+        settings = all_settings.trainer
+        asked = [count for count in (n_runners, n_workers, settings.n_runners) if count is not None]
+        self.n_runners = _at_least(1, asked[0] if asked else 8, "n_runners")
         unknown = set(adapter or {}) - _ADAPTER_OPTIONS
         if unknown:
             raise ConfigError(f"`adapter` has the options {sorted(_ADAPTER_OPTIONS)}, given was {sorted(unknown)}")
-        self.roles = RoleFilter((adapter or {}).get("agent_match"), roles)
-        self.algorithm = load("agl.algorithms", algorithm)() if isinstance(algorithm, str) else algorithm
+        self.roles = Roles((adapter or {}).get("agent_match"), roles)
+        algorithm = algorithm if algorithm is not None else settings.algorithm
+        self.algorithm = _algorithm(algorithm, all_settings) if isinstance(algorithm, str) else algorithm
         if self.algorithm is not None and not isinstance(self.algorithm, Algorithm):
             raise ConfigError(f"`algorithm` must be an `agl.Algorithm` or the name of one, given was {self.algorithm!r}")
         self.initial_resources = dict(initial_resources or {})
         for name, value in self.initial_resources.items():
             if not isinstance(cast(object, value), (LLM, PromptTemplate)):
                 raise ConfigError(f"`initial_resources[{name!r}]` must be an `agl.LLM` or `agl.PromptTemplate`, given was {value!r}")
-        all_settings = read_settings()
-        settings = all_settings.trainer
         store = store if store is not None else settings.store or DEFAULT_STORE
         self.store: StoreSpec = path_of(store) or store
-        self.executor = _executor_class(executor or settings.executor or "thread")
+        self.executor = _executor_class(executor or settings.executor or f"{CORE}:thread")
         self.trackers = make_trackers(trackers if trackers is not None else settings.trackers or ())
         self.seed = seed
         self.timeout, self.max_attempts, self.failure_reward = timeout, _at_least(1, max_attempts, "max_attempts"), failure_reward
@@ -272,7 +281,8 @@ class Trainer:
         self, agent: Any, datasets: dict[str, Any], place: StoreSpec, *, dry: bool = False, resume: bool | str | None = None
     ) -> AsyncGenerator[Run]:
         """Store, gateway, algorithm and runners, up for one run; taken down whatever happens. A dry run has no algorithm and no trackers."""
-        bound = BoundAgent(agent, self.plugins)
+        bound = BoundAgent(agent, self.plugins, self.roles)
+        self._check_names(bound, self.initial_resources)
         for name, tasks in datasets.items():
             try:
                 bound.input(tasks[0].data)
@@ -281,6 +291,7 @@ class Trainer:
         learner = None if dry else self.algorithm
         if learner is None:
             self._check_resources()
+            self.roles.check(Resources(version=0, values=self.initial_resources).llms())
         async with contextlib.AsyncExitStack() as stack:
             stack.enter_context(_placeholder_key())
             store = stack.enter_context(opened(place))
@@ -296,7 +307,10 @@ class Trainer:
             values = dict(self.initial_resources)
             if learner is not None:
                 stack.push_async_callback(learner.stop)
-                values |= await learner.start(run)
+                started = await learner.start(run)
+                values = {**started, **{name: value for name, value in values.items() if name not in started}}
+            self._check_names(bound, values)
+            self.roles.check(Resources(version=0, values=values).llms())
             await run.publish(metrics=None, **values)
             executor = self.executor(
                 run_id=run.id,
@@ -391,6 +405,10 @@ class Trainer:
             if isinstance(llm, LLM):
                 _check_endpoint(name, llm.endpoint)
 
+    def _check_names(self, agent: BoundAgent, values: Mapping[str, Resource]) -> None:
+        """Refuse prompts that no call of the agent can have."""
+        check_prompts(values, self.roles, self.plugins.prompts(agent.spec.agent))
+
     def _config(self) -> dict[str, Any]:
         """What a resumed run must share with its beginning, as JSON."""
         pattern = self.roles.pattern.pattern if self.roles.pattern else None
@@ -409,6 +427,11 @@ class Trainer:
 
 def _datasets(**given: Any) -> dict[str, Any]:
     return {name: make_tasks(data, Mode(name), f"{name}_dataset") for name, data in given.items() if data is not None}
+
+
+def _algorithm(name: str, settings: Settings) -> Any:
+    """An algorithm by name, with the options that the settings have for it."""
+    return load("agl.algorithms", name)(**settings.algorithms.get(name.rpartition(":")[2], {}))
 
 
 def _at_least(least: int, value: Any, name: str) -> int:

@@ -7,6 +7,7 @@ from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
+from agl.discovery import CORE
 from agl.errors import ConfigError
 from agl.registry import drivers, load
 from agl.store.base import Store
@@ -30,7 +31,7 @@ def open_store(given: StoreSpec) -> Store:
     if isinstance(given, Store):
         return given
     if (path := path_of(given)) is not None:
-        return _driver("sqlite")(path)
+        return _driver(f"{CORE}:sqlite")(path)
     if isinstance(given, str):
         name, separator, _ = given.partition("://")
         return _driver(name.partition("+")[0]).from_url(given) if separator else _driver(given)()
