@@ -16,12 +16,12 @@ from agl.rollouts import Attempt, AttemptStatus, Failure, Rollout, RolloutStatus
 from agl.spans import Span
 from agl.store import schema
 from agl.store.base import Counts
+from agl.store.encoding import encode, span_json
 from agl.store.statements import Statements
 
 IDS = 500
 """Most ids named in one query: databases limit the number of parameters."""
 
-_encode = msgspec.json.Encoder(enc_hook=repr).encode
 _rollout = msgspec.json.Decoder(Rollout).decode
 _span = msgspec.json.Decoder(Span).decode
 _reward = msgspec.json.Decoder(Reward).decode
@@ -38,39 +38,18 @@ def rollout_row(rollout: Rollout) -> dict[str, Any]:
         "status": str(RolloutStatus.QUEUED),
         "attempts": 0,
         "max_attempts": rollout.max_attempts,
-        "body": _encode(rollout),
+        "body": encode(rollout),
     }
 
 
 def span_row(span: Span) -> dict[str, Any]:
-    """A span as a row; attributes that JSON cannot hold are kept as their `repr`."""
-    try:
-        body = _encode(span)
-    except Exception:  # of the user's values, whose `repr` may raise anything
-        attributes = {printable(str(name)): _as_json(value) for name, value in span.attributes.items()}
-        texts = {name: printable(text) for name in ("name", "role", "error") if (text := getattr(span, name)) is not None}
-        body = _encode(msgspec.structs.replace(span, attributes=attributes, **texts))
-    return {"attempt_id": span.attempt_id, "span_id": span.span_id, "body": body}
+    """A span as a row."""
+    return {"attempt_id": span.attempt_id, "span_id": span.span_id, "body": span_json(span)}
 
 
 def reward_row(reward: Reward, attempt_id: str) -> dict[str, Any]:
     """A reward as a row."""
-    return {"attempt_id": attempt_id, "body": _encode(reward)}
-
-
-def printable(text: str) -> str:
-    """A text that every database takes: without lone surrogates (half of an emoji, say) and NUL."""
-    return text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\0")
-
-
-def _as_json(value: Any) -> Any:
-    try:
-        return msgspec.json.decode(_encode(value))
-    except Exception:
-        try:
-            return printable(repr(value))
-        except Exception as error:
-            return f"<{type(value).__name__}: {type(error).__name__}>"
+    return {"attempt_id": attempt_id, "body": encode(reward)}
 
 
 def claim(connection: Connection, sql: Statements, run_id: str, worker_id: str, limit: int) -> list[Rollout]:

@@ -26,6 +26,7 @@ from agl.rollouts import AttemptStatus, Failure, Rollout, RolloutStatus, new_id
 from agl.spans import Span
 from agl.store import operations, schema
 from agl.store.base import POLL_SECONDS, Counts, RunRecord, Store
+from agl.store.encoding import printable
 from agl.store.statements import Statements
 from agl.store.waiting import Signal, Watch
 from agl.store.writer import Writer, readable
@@ -233,7 +234,7 @@ class SQLStore(Store):
             "new_status": str(status),
             "new_ended_at": now,
             "new_failure": failure and str(failure),
-            "new_error": error and operations.printable(error),
+            "new_error": error and printable(error),
             "new_output": msgspec.json.encode(output),
         }
         span_rows = [operations.span_row(span) for span in spans]
