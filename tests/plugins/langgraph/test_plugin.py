@@ -90,3 +90,45 @@ def test_outside_an_attempt_the_handler_does_nothing():
 
 def test_a_handler_of_another_framework_is_left_to_its_plugin():
     assert plugin.agl_callback_handler("crewai") is None
+
+
+def test_uninstalled_it_leaves_langchain_as_it_was_and_works_again_in_the_next_attempt(attempts, tree):
+    from langchain_core.caches import InMemoryCache
+    from langchain_core.globals import get_llm_cache, set_llm_cache
+    from langchain_core.tracers import context as tracers
+
+    from agl_langgraph._cache import BypassedCache
+
+    plugin.uninstall()
+    before, cache = list(tracers._configure_hooks), InMemoryCache()
+    with attempts.inside():
+        assert len(tracers._configure_hooks) == len(before) + 1
+    set_llm_cache(BypassedCache(cache))
+    plugin.uninstall()
+    plugin.uninstall()
+    try:
+        assert tracers._configure_hooks == before
+        assert get_llm_cache() is cache
+    finally:
+        set_llm_cache(None)
+
+    def named(x):
+        return x
+
+    with attempts.inside() as attempt:
+        RunnableLambda(named).invoke(1)
+    assert tree(attempt) == [["named"]]
+
+
+def test_uninstalled_before_langchain_is_imported_it_no_longer_waits_for_it():
+    code = """
+import sys
+from agl_langgraph import _activation, plugin
+found = list(sys.meta_path)
+_activation.watch()
+assert sys.meta_path != found
+plugin.uninstall()
+assert sys.meta_path == found
+"""
+    result = run_python(code)
+    assert result.returncode == 0, result.stderr

@@ -63,6 +63,19 @@ def watch() -> None:
             sys.meta_path.insert(0, _Watcher())  # type: ignore[arg-type]
 
 
+def unwatch() -> None:
+    """Leave LangChain as it was before `watch`."""
+    global _watching
+    with _lock:
+        _watching = False
+        sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder, _Watcher)]
+        hooks = getattr(sys.modules.get(MODULE), "_configure_hooks", None)  # there is no public way to take one back
+        if hooks is not None:
+            hooks[:] = [entry for entry in hooks if not isinstance(entry[0], _HandlerOfAttempt)]
+        if "agl_langgraph._cache" in sys.modules:
+            importlib.import_module("agl_langgraph._cache").give_back_cache()
+
+
 def _register_after(loader: Any) -> None:
     execute = loader.exec_module
 

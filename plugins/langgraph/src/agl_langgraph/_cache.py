@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from langchain_core.caches import RETURN_VAL_TYPE, BaseCache
+from langchain_core.globals import get_llm_cache, set_llm_cache
 
 from agl_langgraph._tracing import current_trace
 
@@ -36,3 +37,10 @@ class BypassedCache(BaseCache):
     def clear(self, **kwargs: Any) -> None:
         """As the cache does."""
         self.cache.clear(**kwargs)
+
+
+def give_back_cache() -> None:
+    """Put the user's own global cache back."""
+    cache = get_llm_cache()
+    if isinstance(cache, BypassedCache):
+        set_llm_cache(cache.cache)

@@ -32,3 +32,8 @@ def agl_callback_handler(framework: str) -> Any:
     from agl_langgraph._handler import current_handler
 
     return current_handler()
+
+
+def uninstall() -> None:
+    """Take back what attempts have left in LangChain: a hook that does nothing outside of one. Call it between attempts."""
+    _activation.unwatch()
