@@ -31,8 +31,9 @@ def run_check(check: Coroutine[Any, Any, None], seconds: float = CHECK_SECONDS) 
 
     async def main() -> None:
         asyncio.get_running_loop().set_default_executor(ContextExecutor())
+        deadline = asyncio.timeout(seconds)
         try:
-            async with asyncio.timeout(seconds) as deadline:
+            async with deadline:
                 await check
         except TimeoutError as error:
             if not deadline.expired():
