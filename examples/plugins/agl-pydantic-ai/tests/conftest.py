@@ -1,9 +1,9 @@
 """Fixtures of all tests."""
 
 import pytest
-from agl.testing.scripted import ScriptedServer
+from agl.testing import ScriptedServer
 
-from agl_pydantic_ai import _shadow
+from agl_pydantic_ai import plugin
 from team import answer
 
 
@@ -19,4 +19,4 @@ def _users_own(monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "users-key")
     monkeypatch.setenv("ANTHROPIC_API_KEY", "users-key")
     yield
-    _shadow.uninstall()
+    plugin.uninstall()

@@ -3,7 +3,7 @@
 import json
 
 import agl
-from agl.testing.scripted import Reply
+from agl.testing import Reply
 from pydantic_ai import Agent, RunContext
 
 

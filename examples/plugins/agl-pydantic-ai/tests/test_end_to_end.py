@@ -3,7 +3,7 @@
 import agl
 import msgspec
 import pytest
-from agl.testing.scripted import ScriptedServer
+from agl.testing import ScriptedServer
 
 from team import answer, calls_of, make_team, make_trainer, text
 

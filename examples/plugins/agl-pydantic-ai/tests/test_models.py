@@ -4,7 +4,7 @@ import asyncio
 
 import agl
 import pytest
-from agl.testing.scripted import Reply, ScriptedServer
+from agl.testing import Reply, ScriptedServer
 from openai import DEFAULT_CONNECTION_LIMITS, DefaultAsyncHttpxClient
 from pydantic import BaseModel
 from pydantic_ai import Agent

@@ -14,7 +14,7 @@ from agl_pydantic_ai import _shadow, plugin
 LATE = """
 import sys
 import agl
-from agl.testing.scripted import ScriptedServer
+from agl.testing import ScriptedServer
 
 @agl.rollout
 async def late(task):

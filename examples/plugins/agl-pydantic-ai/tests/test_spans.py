@@ -4,7 +4,7 @@ import asyncio
 
 import agl
 import pytest
-from agl.testing.scripted import Reply, ScriptedServer
+from agl.testing import Reply, ScriptedServer
 from pydantic_ai import Agent, ModelRetry
 
 from team import make_trainer

@@ -29,8 +29,8 @@ TEXT = 8_000
 class InAttempt(AbstractCapability[Any]):
     """Names who calls, records the run, and gives it the attempt's model where AGL's core cannot.
 
-    The core routes each call of the OpenAI SDK to the attempt's endpoint. What is left are models given by name, most of
-    which Pydantic AI would take for other endpoints or other APIs, and models that use another SDK, or none.
+    The core routes what the OpenAI SDK sends, so that an `OpenAIChatModel` may stay. What is left are models of other SDKs, or
+    of none, and the Responses API, which the gateway does not have.
     """
 
     attempt: ActiveAttempt
@@ -41,9 +41,14 @@ class InAttempt(AbstractCapability[Any]):
     async def wrap_run(self, ctx: Any, *, handler: Any) -> Any:
         """An agent's run."""
         name = (ctx.agent and ctx.agent.name) or "agent"
-        about = {"gen_ai.operation.name": "invoke_agent", "gen_ai.agent.name": name, "agl.pydantic_ai.run_id": ctx.run_id}
+        about = {
+            "gen_ai.operation.name": "invoke_agent",
+            "gen_ai.agent.name": name,
+            "agl.pydantic_ai.run_id": ctx.run_id,
+            "agl.input": _plain(ctx.prompt),
+        }
         try:
-            with agl.role(name), agl.operation(name, SpanKind.AGENT, **about, **{"agl.input": _plain(ctx.prompt)}) as attributes:
+            with agl.role(name), agl.operation(name, SpanKind.AGENT, **about) as attributes:
                 result = await handler()
                 attributes["agl.output"] = _plain(result.output)
                 return result
@@ -73,7 +78,7 @@ class InAttempt(AbstractCapability[Any]):
             raise error
 
     async def resolve_model_id(self, ctx: Any, *, model_id: str) -> Model[Any] | None:
-        """The attempt's model in place of one that is given by name, such as `anthropic:…`: nothing of it is needed."""
+        """The attempt's model in place of a name such as `anthropic:…`: neither its package nor its key is needed."""
         return self._model(model_id.rpartition(":")[2]) if self.attempt.llm else None
 
     async def before_model_request(self, ctx: Any, request_context: Any) -> Any:

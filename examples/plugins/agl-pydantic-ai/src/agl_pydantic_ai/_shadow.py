@@ -79,7 +79,8 @@ async def _run_in(attempt: ActiveAttempt, original: Callable[..., Any], agent: A
             run = await stack.enter_async_context(original(agent, *args, **{**kwargs, "capabilities": capabilities}))
         yield run
     # The framework calls models in contexts of their own: say here which call was the last one, for rewards that follow.
-    set_call(added.last_call)
+    if added.last_call is not None:
+        set_call(added.last_call)
 
 
 class _Watcher:

@@ -9,6 +9,9 @@ import agl
 
 from agl_pydantic_ai import _shadow
 
+uninstall = _shadow.uninstall
+"""Takes back what the plugin has put into the process; AGL's kit calls it."""
+
 AGENT = "pydantic_ai.agent:AbstractAgent"
 
 
