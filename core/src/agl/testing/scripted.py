@@ -12,7 +12,6 @@ in chat completions, are those of `agl.testing.toy_tokens`.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import inspect
 import json
 import threading
@@ -57,6 +56,8 @@ class ScriptedServer:
 
     def __init__(self, script: Script = "ok", *, fail_first: int = 0, fail_status: int = 500, weight_version: str | None = None) -> None:
         self.requests: list[Recorded] = []
+        self.abandoned: list[Recorded] = []
+        """Requests whose client went away before it had the whole answer."""
         self.weight_version = weight_version
         self._script: Callable[[dict[str, Any]], Any] = script if callable(script) else _in_order(script)
         self._fail_first, self._fail_status = fail_first, fail_status
@@ -71,7 +72,7 @@ class ScriptedServer:
     async def __aenter__(self) -> ScriptedServer:
         app = web.Application(client_max_size=64 * 2**20)
         app.router.add_post("/{prefix:.*}", self._handle)
-        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1, handler_cancellation=True)
         await self._runner.setup()
         await web.TCPSite(self._runner, "127.0.0.1", 0).start()
         self.url = f"http://127.0.0.1:{self._runner.addresses[0][1]}"
@@ -99,8 +100,16 @@ class ScriptedServer:
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         body: dict[str, Any] = await request.json()
-        self.requests.append(Recorded(request.path, {name.lower(): value for name, value in request.headers.items()}, body, time.time()))
-        number, dialect = len(self.requests), dialect_of(request.path)
+        recorded = Recorded(request.path, {name.lower(): value for name, value in request.headers.items()}, body, time.time())
+        self.requests.append(recorded)
+        try:
+            return await self._answer(request, body, len(self.requests))
+        except (asyncio.CancelledError, ConnectionError):  # there is nobody left to answer
+            self.abandoned.append(recorded)
+            raise asyncio.CancelledError from None
+
+    async def _answer(self, request: web.Request, body: dict[str, Any], number: int) -> web.StreamResponse:
+        dialect = dialect_of(request.path)
         if number <= self._fail_first:
             return _error(dialect, Reply(f"scripted failure {number}", status=self._fail_status))
         if request.path.endswith("/embeddings"):
@@ -128,11 +137,9 @@ async def _stream(request: web.Request, dialect: Dialect, reply: Reply, answer: 
         if number == reply.drop_after:
             return _dropped(request, response)
         name = f"event: {event.name}\n".encode() if event.name else b""
-        with contextlib.suppress(ConnectionError):  # the client has gone: what it does then is its own affair
-            await response.write(name + b"data: " + json.dumps(event.data).encode() + b"\n\n")
-    with contextlib.suppress(ConnectionError):
-        await response.write(dialect.end)
-        await response.write_eof()
+        await response.write(name + b"data: " + json.dumps(event.data).encode() + b"\n\n")
+    await response.write(dialect.end)
+    await response.write_eof()
     return response
 
 

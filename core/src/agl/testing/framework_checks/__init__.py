@@ -1,0 +1,64 @@
+"""What AGL's contract promises of a framework plugin, one function each. `agl.testing.checks` lists them all."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import gc
+import inspect
+import warnings
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable
+
+from agl.testing.bench import Bench, with_bench
+from agl.testing.case import FrameworkCase
+from agl.testing.expected import not_applicable
+from agl.testing.kit_loop import run
+from agl.testing.patched import is_kept, keep_pristine
+
+Check = Callable[[FrameworkCase], None]
+
+
+def on_bench(needs: str | None = None) -> Callable[[Callable[[Bench], Awaitable[None]]], Check]:
+    """Make a coroutine function of a bench a check of a case; it does not apply to a case that lacks what it `needs`."""
+
+    def decorate(check: Callable[[Bench], Awaitable[None]]) -> Check:
+        @functools.wraps(check)
+        def checked(case: FrameworkCase) -> None:
+            if needs is not None:
+                need(case, needs)
+            try:
+                if not is_kept(case):
+                    run(with_bench(case, _keep_pristine))
+                run(with_bench(case, check))
+            finally:
+                _collect()
+
+        return checked
+
+    return decorate
+
+
+async def _keep_pristine(bench: Bench) -> None:
+    with contextlib.suppress(Exception):  # the checks themselves will tell
+        await bench.alone()
+    keep_pristine(bench.case)
+
+
+def _collect() -> None:
+    """Let go of the agents and their clients, which nobody closes, where that is expected: not later, within another test."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
+
+
+def need(case: FrameworkCase, name: str) -> None:
+    """Leave the check out where the case does not have what it is about."""
+    value = getattr(case, name)
+    if not (case.defines(name) if inspect.ismethod(value) else value):
+        not_applicable(f"the case sets no `{name}`")
+
+
+def counted(roles: Iterable[str | None]) -> dict[str, int]:
+    """How often each role occurs, for a message."""
+    return dict(sorted(Counter(str(role) for role in roles).items()))
