@@ -207,7 +207,10 @@ def test_n_workers_is_the_old_name_of_n_runners():
     [
         ({"adapter": {"agent_mach": "x"}}, r"`adapter` has the options \['agent_match'\], given was \['agent_mach'\]"),
         ({"adapter": {"agent_match": "("}}, "`agent_match` must be a regular expression"),
-        ({"roles": {"a": "learn"}}, "must be `train` or `freeze`"),
+        (
+            {"roles": {"a": "learn"}},
+            r"must be `train`, `freeze`, `original` or the name of an `LLM` resource \(there is none yet\), given was 'learn'",
+        ),
         ({"n_runners": 0}, "`n_runners` must be an integer of at least 1, given was 0"),
         ({"n_runners": True}, "`n_runners` must be an integer"),
         ({"max_attempts": 0}, "`max_attempts` must be an integer of at least 1"),
@@ -485,3 +488,17 @@ def test_a_run_whose_algorithm_cannot_start_is_recorded_as_failed(tmp_path):
     store = SQLStore(tmp_path / "store.sqlite")
     assert [record.status for record in asyncio.run(store.runs())] == ["failed"]
     store.close()
+
+
+def test_an_observer_that_fails_does_not_stop_the_run_and_its_failures_are_counted_at_the_end(capsys):
+    class Watcher:
+        name = "watcher"
+
+        @agl.hookimpl
+        def agl_step_ended(self, metrics):
+            raise RuntimeError("dashboard down")
+
+    made = trainer(algorithm=Toy(steps=3), plugins=[Watcher()], quiet=False)
+    made.fit(agent, TASKS)
+    assert made.plugins.observer_failures == {"watcher.agl_step_ended": 3}
+    assert "plugin hook watcher.agl_step_ended failed 3 times" in capsys.readouterr().out

@@ -162,6 +162,8 @@ class Trainer:
         for name, value in self.initial_resources.items():
             if not isinstance(cast(object, value), (LLM, PromptTemplate)):
                 raise ConfigError(f"`initial_resources[{name!r}]` must be an `agl.LLM` or `agl.PromptTemplate`, given was {value!r}")
+        if self.algorithm is None:  # else its own models are known when it has started
+            self.roles.check(Resources(version=0, values=self.initial_resources).llms())
         store = store if store is not None else settings.store or DEFAULT_STORE
         self.store: StoreSpec = path_of(store) or store
         self.executor = _executor_class(executor or settings.executor or f"{CORE}:thread")
@@ -291,11 +293,11 @@ class Trainer:
         learner = None if dry else self.algorithm
         if learner is None:
             self._check_resources()
-            self.roles.check(Resources(version=0, values=self.initial_resources).llms())
         async with contextlib.AsyncExitStack() as stack:
             stack.enter_context(_placeholder_key())
             store = stack.enter_context(opened(place))
             stack.callback(self._say_what_judging_cost)
+            stack.callback(self._say_what_was_isolated)
             trackers = Trackers(() if dry else self.trackers)
             run = await self._open_run(store, datasets, resume, trackers, store.folder if dry else None)
             stack.push_async_callback(_closed, run, trackers)
@@ -391,6 +393,11 @@ class Trainer:
 
     def _weights(self) -> Weights:
         return Weights(self.rewards, self.reward_weights, active=self.plugins.compares())
+
+    def _say_what_was_isolated(self) -> None:
+        """Failures of observers never stop a run; here they are counted."""
+        for where, count in self.plugins.observer_failures.items():
+            self.console.say(f"plugin hook {where} failed {count} time{'s' if count > 1 else ''}")
 
     def _say_what_judging_cost(self) -> None:
         for given in self.rewards:
