@@ -50,11 +50,7 @@ def without_place(value):
     """Without what differs between two answers of one server (numbers of the request, times) and what the SDK adds to a parsed one."""
     differs = ("id", "call_id", "created_at", "parsed", "parsed_arguments", "parsed_output")
     if isinstance(value, dict):
-        return {
-            name: without_place(item)
-            for name, item in value.items()
-            if name not in ("id", "call_id", "created_at", "parsed", "parsed_arguments", "parsed_output")
-        }
+        return {name: without_place(item) for name, item in value.items() if name not in differs}
     return [without_place(item) for item in value] if isinstance(value, list) else value
 
 

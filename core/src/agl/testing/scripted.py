@@ -18,12 +18,15 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
 from agl.testing.dialects import Dialect, dialect_of
 from agl.testing.reply import Reply, as_reply
+
+if TYPE_CHECKING:
+    from agl.resources import LLM
 
 __all__ = ["Recorded", "Reply", "Script", "ScriptedServer", "as_reply"]
 
@@ -59,11 +62,26 @@ class ScriptedServer:
         self.abandoned: list[Recorded] = []
         """Requests whose client went away before it had the whole answer."""
         self.weight_version = weight_version
-        self._script: Callable[[dict[str, Any]], Any] = script if callable(script) else _in_order(script)
+        self.answer = script
         self._fail_first, self._fail_status = fail_first, fail_status
         self._runner: web.AppRunner | None = None
         self._thread: tuple[asyncio.AbstractEventLoop, threading.Thread] | None = None
         self.url = ""
+
+    @property
+    def answer(self) -> Callable[[dict[str, Any]], Any]:
+        """The script; set it to change what is said from now on."""
+        return self._script
+
+    @answer.setter
+    def answer(self, script: Script) -> None:
+        self._script = script if callable(script) else _in_order(script)
+
+    def llm(self, **values: Any) -> LLM:
+        """This server as a resource; `values` are other fields of `agl.LLM`."""
+        from agl.resources import LLM
+
+        return LLM(**{"endpoint": self.base_url(), "model": "scripted", "version": "1", **values})
 
     def base_url(self, prefix: str = "") -> str:
         """What a client takes as its base URL; `prefix` such as `/r/1/a` goes before `/v1`."""
