@@ -297,7 +297,7 @@ def test_an_sdk_that_lacks_what_is_relied_on_is_refused_with_its_version(monkeyp
         model_fields = {"method": 0, "url": 0}
 
     monkeypatch.setattr(models, "FinalRequestOptions", Other)
-    with pytest.raises(PluginError, match=rf"SDK {openai.__version__}.*FinalRequestOptions\.headers.*model_copy"):
+    with pytest.raises(PluginError, match=rf"openai {openai.__version__}.*FinalRequestOptions\.headers.*model_copy"):
         openai_sdk.install()
     assert "request" not in vars(openai.OpenAI)
 

@@ -19,10 +19,10 @@ from agl.report.pairs import by_kind, choose, pairs_of
 from agl.report.table import before_after_table
 from agl.report.trees import view
 from agl.results import Evaluation, RolloutResult
+from agl.roles import Roles
 from agl.rollouts import Rollout
 from agl.spans import Span, SpanKind
 from agl.testing.scripted import ScriptedServer
-from agl.transitions import RoleFilter
 
 EVIL = "<script>alert('x')</script> & <img src=\"https://example.org/x.png\">"
 
@@ -346,7 +346,7 @@ def call(request, response):
 
 
 def tree(*spans):
-    return view(RolloutResult(rollout=result_of("q", 1).rollout, spans=spans), RoleFilter()).nodes
+    return view(RolloutResult(rollout=result_of("q", 1).rollout, spans=spans), Roles()).nodes
 
 
 def test_a_frameworks_view_of_a_call_gives_way_to_the_call():

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agl.errors import ConfigError
+from agl.roles import Roles
 from agl.spans import SpanKind
-from agl.transitions import RoleFilter, rows_of, transitions_of
+from agl.transitions import rows_of, transitions_of
 
 
 def reasons(*spans):
@@ -115,48 +115,8 @@ def test_equal_calls_are_samples_of_their_own(make_call):
     assert reasons(*spans) == [None] * 3
 
 
-# Roles.
-
-
-def trained(filter_, *roles):
-    return [role for role in roles if filter_.why_not(role) is None]
-
-
-def test_without_a_filter_every_role_is_trained():
-    assert trained(RoleFilter(), None, "a", "a/b") == [None, "a", "a/b"]
-
-
-def test_agent_match_is_searched_in_the_role():
-    match = RoleFilter("^wri|check$")
-    assert trained(match, "writer", "team/check", "rewriter", None) == ["writer", "team/check"]
-    assert match.why_not("x") == "role `x` does not match `^wri|check$`"
-
-
-def test_frozen_roles_are_left_out_and_all_others_trained():
-    assert trained(RoleFilter(roles={"check": "freeze"}), "writer", "check", "team/check", None) == ["writer", None]
-
-
-def test_where_a_role_is_named_train_only_named_ones_are():
-    assert trained(RoleFilter(roles={"writer": "train"}), "writer", "team/writer", "check", None) == ["writer", "team/writer"]
-
-
-def test_the_longest_name_wins():
-    assert trained(RoleFilter(roles={"team": "freeze", "team/writer": "train"}), "team", "team/writer") == ["team/writer"]
-
-
-@pytest.mark.parametrize("wrong", ["(", 3])
-def test_what_is_no_regular_expression_is_refused(wrong):
-    with pytest.raises(ConfigError, match="`agent_match` must be a regular expression"):
-        RoleFilter(wrong)
-
-
-def test_an_unknown_word_for_a_role_is_refused():
-    with pytest.raises(ConfigError, match=r"`roles\['a'\]` must be `train` or `freeze`, given was 'learn'"):
-        RoleFilter(roles={"a": "learn"})
-
-
 def test_a_role_that_is_left_out_says_why_and_the_first_reason_wins(make_call):
-    why_not = RoleFilter(roles={"check": "freeze"}).why_not
+    why_not = Roles(roles={"check": "freeze"}).why_not
     items = transitions_of([make_call([1], [2], role="check"), make_call(None, failed=True, role="check")], why_not)
     assert [item.untrained for item in items] == ["role `check` is frozen", "the call failed"]
 
@@ -203,7 +163,7 @@ def test_every_choice_is_kept_and_each_may_be_gone_on_with(make_call):
 
 def test_tokens_of_a_frozen_role_are_context_within_a_row(make_call):
     spans = [make_call([1], [2], role="a"), make_call([1, 2], [3], role="b"), make_call([1, 2, 3], [4], role="a")]
-    (row,) = rows(*spans, why_not=RoleFilter(roles={"b": "freeze"}).why_not)
+    (row,) = rows(*spans, why_not=Roles(roles={"b": "freeze"}).why_not)
     assert (row.token_ids, row.mask, row.owners) == ((1, 2, 3, 4), (False, True, False, True), (-1, 0, -1, 1))
     assert [item.role for item in row.transitions] == ["a", "a"]
 
@@ -251,7 +211,7 @@ def test_every_sampled_token_of_a_trained_call_is_in_exactly_one_mask(tree):
     spans, number = [], iter(range(1000))
     for prompt, answers, kind in tree:
         spans.append(_span(prompt, answers, kind, next(number)))
-    items = transitions_of(spans, RoleFilter(roles={"frozen": "freeze"}).why_not)
+    items = transitions_of(spans, Roles(roles={"frozen": "freeze"}).why_not)
     made = rows_of(items)
     found = []
     for row in made:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from agl.errors import AglError
     from agl.hookspecs import AGL_PLUGIN_API, hookimpl
     from agl.judges import Judge
+    from agl.prompting import prompts
     from agl.resources import LLM, PromptTemplate, Resources
     from agl.results import Evaluation, Group, RolloutResult
     from agl.rewards import NoReward, Reward
@@ -38,6 +39,7 @@ _HOMES = {
     "agl.errors": ("AglError",),
     "agl.hookspecs": ("AGL_PLUGIN_API", "hookimpl"),
     "agl.judges": ("Judge",),
+    "agl.prompting": ("prompts",),
     "agl.resources": ("LLM", "PromptTemplate", "Resources"),
     "agl.results": ("Evaluation", "Group", "RolloutResult"),
     "agl.rewards": ("NoReward", "Reward"),
@@ -87,6 +89,7 @@ __all__ = [
     "hookimpl",
     "is_instance_of",
     "operation",
+    "prompts",
     "role",
     "rollout",
 ]

@@ -16,8 +16,9 @@ from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
-from agl.resources import LLM, Resources
+from agl.resources import LLM, PromptTemplate, Resources
 from agl.rewards import FINAL, Reward, make_reward
+from agl.roles import Roles
 from agl.rollouts import Rollout
 from agl.spans import Span, SpanKind, SpanStatus, new_span_id, new_trace_id
 
@@ -30,11 +31,12 @@ class ActiveAttempt:
     Thread-safe: frameworks run nodes and tools in threads of their own.
     """
 
-    def __init__(self, rollout: Rollout, resources: Resources) -> None:
+    def __init__(self, rollout: Rollout, resources: Resources, roles: Roles | None = None) -> None:
         assert rollout.attempt is not None
         self.rollout = rollout
         self.attempt_id = rollout.attempt.attempt_id
         self.resources = resources
+        self.roles = roles or Roles()
         self.trace_id = new_trace_id()
         self.root_id = new_span_id()
         self.last_call: str | None = None
@@ -43,6 +45,10 @@ class ActiveAttempt:
         """Span id of the last try by the call id that a client keeps over its retries."""
         self.infrastructure_error: str | None = None
         """What went wrong at the endpoint, while no later call has succeeded."""
+        self.claimed_prompts: set[str] = set()
+        """Names of prompt templates that a framework plugin puts in itself; the core leaves them alone."""
+        self.used_prompts: set[str] = set()
+        """Names of prompt templates that were put into the agent, by a plugin or by the core."""
         self.closed = False
         self._lock = threading.Lock()
         self._spans: list[Span] = []
@@ -53,6 +59,26 @@ class ActiveAttempt:
     def llm(self) -> LLM | None:
         """The first language model of the resources, as this attempt may use it."""
         return next(iter(self.resources.llms().values()), None)
+
+    def llm_for(self, role: str | None) -> LLM | None:
+        """The language model that a role's calls go to; None where they are left alone, or where there is none."""
+        if self.roles.is_original(role):
+            return None
+        return self.resources.llms().get(self.roles.llm_of(role) or "", self.llm)
+
+    def claim_prompt(self, name: str) -> PromptTemplate | None:
+        """A prompt template that a framework plugin puts into the agent itself; None when there is none of this name.
+
+        From then on the core does not put it into requests: a plugin may fill in its placeholders.
+
+        Args:
+            name: as `agl.prompts` lists it, such as `writer.instructions`.
+        """
+        template = self.resources.prompts().get(name)
+        if template is not None:
+            self.claimed_prompts.add(name)
+            self.used_prompts.add(name)
+        return template
 
     def add_span(self, span: Span) -> None:
         """Keep a span; one that comes after the end is dropped, and said at debug level."""

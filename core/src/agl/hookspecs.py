@@ -22,6 +22,7 @@ import pluggy
 if TYPE_CHECKING:
     from agl.agents import AgentAdapter
     from agl.context import ActiveAttempt
+    from agl.resources import PromptTemplate
     from agl.results import Group, RolloutResult
     from agl.rewards import Judgement
     from agl.rollouts import Rollout
@@ -76,6 +77,19 @@ def agl_adapt_agent(agent: Any) -> AgentAdapter | None:
     """Recognise a framework's object and say how to run it; None when it is not yours.
 
     Recognise by name (`agl.is_instance_of`), so that no framework is imported to say no.
+
+    Args:
+        agent: what the user handed over, or what `agl.agent(…)` holds.
+    """
+
+
+@spec("decision", runs="once per `fit`, `dev` or `evaluate`, and for `agl.prompts`", first_result=True)
+def agl_list_prompts(agent: Any) -> Mapping[str, PromptTemplate] | None:
+    """List every prompt of an agent that can be optimised; None when it is not yours, or when they are not known before it runs.
+
+    Names are `<role>.system_prompt`, or the framework's own words (`instructions`, `goal`, `description`, …), and
+    `<role>.tools.<tool>.description`; the role is that of the calls. A resource of such a name is put into the calls of the
+    role by the core; a plugin that puts it in itself takes it with `attempt.claim_prompt(name)`.
 
     Args:
         agent: what the user handed over, or what `agl.agent(…)` holds.

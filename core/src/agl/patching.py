@@ -14,7 +14,7 @@ import importlib
 import importlib.metadata
 import inspect
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -104,7 +104,7 @@ class Patches:
         with self._lock:
             while self._applied:
                 row = self._applied.pop()
-                if vars(row.owner).get(row.name) is not row.replacement:
+                if inspect.getattr_static(row.owner, row.name) is not row.replacement:
                     continue
                 if row.inherited:
                     delattr(row.owner, row.name)
@@ -133,5 +133,6 @@ def _problem(patch: Patch) -> str:
 
 def _version(target: str) -> str:
     package = target.partition(":")[0].partition(".")[0]
-    found = sorted(set(importlib.metadata.packages_distributions().get(package, [])))
+    packages: Mapping[str, list[str]] = importlib.metadata.packages_distributions()
+    found = sorted(set(packages.get(package, [])))
     return ", ".join(f"{name} {importlib.metadata.version(name)}" for name in found) or package

@@ -26,7 +26,9 @@ from agl.agents import AgentAdapter
 from agl.context import ActiveAttempt
 from agl.discovery import CORE, Discovered, PluginRow, discover, unmet
 from agl.errors import ConfigError, PluginError
+from agl.frameworks import why_unknown
 from agl.hookspecs import SPECS
+from agl.resources import PromptTemplate
 from agl.results import Group, RolloutResult
 from agl.rewards import RESERVED, Judgement, NoReward, Reward, make_reward
 from agl.settings import read_settings
@@ -128,12 +130,24 @@ class Plugins:
         """
         adapter = self._decide("agl_adapt_agent", agent=agent)
         if adapter is None:
-            installed = [row.name for row in self.rows if row.state == "ok"]
-            raise ConfigError(
-                f"no plugin knows how to run a {type(agent).__module__}.{type(agent).__qualname__}; installed are {installed}. "
-                "Install the plugin of its framework (such as `pip install agl-langgraph`) or wrap it in a function with `@agl.rollout`"
-            )
+            raise ConfigError(why_unknown(agent, self.rows))
         return adapter
+
+    def prompts(self, agent: Any) -> dict[str, PromptTemplate] | None:
+        """Every prompt of an agent by name; None when they are not known before it runs.
+
+        Raises:
+            PluginError: a plugin gave something else than prompt templates by name.
+        """
+        listed = self._decide("agl_list_prompts", agent=agent)
+        if listed is None:
+            return None
+        wrong = not isinstance(listed, Mapping) or not all(
+            isinstance(name, str) and isinstance(template, PromptTemplate) for name, template in cast(Mapping[Any, Any], listed).items()
+        )
+        if wrong:
+            raise PluginError(f"`agl_list_prompts` must give `agl.PromptTemplate` by name, or None, not {listed!r}")
+        return dict(cast(Mapping[str, PromptTemplate], listed))
 
     @contextlib.contextmanager
     def opened(self, attempt: ActiveAttempt) -> Generator[None]:
@@ -182,6 +196,10 @@ class Plugins:
                 for rollout_id, judged in _by_rollout(given, known).items():
                     found.setdefault(rollout_id, []).extend(_judgements(judged, name))
         return found
+
+    def judges(self) -> bool:
+        """Whether a plugin judges attempts."""
+        return bool(self._implementations("agl_reward"))
 
     def compares(self) -> bool:
         """Whether a plugin judges groups."""

@@ -26,9 +26,11 @@ from agl.context import ActiveAttempt, entered
 from agl.errors import ConfigError, PluginError, RewardError, StoreError
 from agl.executors import Executor
 from agl.plugins import Plugins
+from agl.prompting import USED_PROMPTS
 from agl.resources import Resources
 from agl.results import RolloutResult, missing_span
 from agl.rewards import FAILURE, FINAL, Reward, make_reward
+from agl.roles import Roles
 from agl.rollouts import AttemptStatus, Failure, Rollout
 from agl.spans import Span, SpanKind, SpanStatus
 
@@ -40,9 +42,16 @@ OUTPUT_LIMIT = 20_000
 
 
 class BoundAgent:
-    """An agent with its adapter: task in, output and own reward out."""
+    """An agent with its adapter: task in, output and own reward out.
 
-    def __init__(self, agent: Any, plugins: Plugins) -> None:
+    Args:
+        agent: what a Trainer takes.
+        plugins: one of them recognises it.
+        roles: what is done with the calls of its roles.
+    """
+
+    def __init__(self, agent: Any, plugins: Plugins, roles: Roles | None = None) -> None:
+        self.roles = roles or Roles()
         self.spec = agent if isinstance(agent, AgentSpec) else AgentSpec(agent)
         self.adapter: AgentAdapter = plugins.adapt_agent(self.spec.agent)
         if self.adapter.returns_reward and self.spec.reward is not None:
@@ -172,7 +181,7 @@ class AttemptRunner:
             StoreError: what the attempt recorded cannot be kept.
         """
         resources = await self._load(rollout.resources_version)
-        attempt = ActiveAttempt(rollout, resources)
+        attempt = ActiveAttempt(rollout, resources, self._agent.roles)
         upstreams = resources.llms()
         started = time.time()
         self.running.add(attempt.attempt_id)
@@ -221,12 +230,14 @@ class AttemptRunner:
         ended = msgspec.structs.replace(attempt.rollout.attempt, ended_at=time.time(), **told)
         spans.append(self._root(attempt, outcome, started))
         result = RolloutResult(rollout=msgspec.structs.replace(attempt.rollout, attempt=ended), spans=tuple(spans), rewards=tuple(rewards))
-        if outcome.failure not in (Failure.INFRASTRUCTURE, Failure.CANCELLED):
+        missing: list[Span] = []
+        if outcome.failure not in (Failure.INFRASTRUCTURE, Failure.CANCELLED) and self._plugins.judges():
+            result = await self._with_calls(result)
             for given in await self._plugins.rewards(result):
                 if isinstance(given, Reward):
                     rewards.append(given)
                 else:
-                    spans.append(missing_span(result, given))
+                    missing.append(missing_span(result, given))
         # Where rewards are combined, the final one is made when the siblings have ended, too.
         combining = attempt.rollout.reward_weights is not None
         judged = not combining and any(reward.name == FINAL for reward in rewards)
@@ -240,13 +251,21 @@ class AttemptRunner:
             failure=outcome.failure,
             error=outcome.error,
             output=outcome.output,
-            spans=spans,
+            spans=[*spans, *missing],
             rewards=rewards,
         )
-        result = msgspec.structs.replace(result, spans=tuple(spans), rewards=tuple(rewards))
+        result = msgspec.structs.replace(result, spans=(*result.spans, *missing), rewards=tuple(rewards))
         await self._plugins.observe("agl_rollout_ended", result=result)
         if outcome.cancelled:
             raise asyncio.CancelledError
+
+    async def _with_calls(self, result: RolloutResult) -> RolloutResult:
+        """With the LLM calls, which the gateway has put into the store: a judge sees all that happened, in order."""
+        (stored,) = await self._store.results([result.rollout.rollout_id])
+        own = result.spans[0].attempt_id  # there is the attempt's root, at least
+        calls = (span for span in stored.spans if span.attempt_id == own)
+        spans = {span.span_id: span for span in (*calls, *result.spans)}
+        return msgspec.structs.replace(result, spans=tuple(sorted(spans.values(), key=lambda span: span.started_at)))
 
     def _root(self, attempt: ActiveAttempt, outcome: _Outcome, started: float) -> Span:
         return Span(
@@ -260,7 +279,7 @@ class AttemptRunner:
             ended_at=time.time(),
             status=SpanStatus.ERROR if outcome.failure else SpanStatus.OK,
             error=outcome.error.strip().splitlines()[-1] if outcome.error else None,
-            attributes={"output": outcome.output},
+            attributes={"output": outcome.output} | ({USED_PROMPTS: sorted(attempt.used_prompts)} if attempt.used_prompts else {}),
         )
 
 

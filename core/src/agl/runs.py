@@ -18,13 +18,15 @@ import msgspec
 from agl.console import Console
 from agl.errors import AglError, GatewayError, RewardError
 from agl.plugins import Plugins
+from agl.prompting import prompts_of, unused
 from agl.resources import Resource, Resources
 from agl.results import Evaluation, Group, RolloutResult
+from agl.roles import Roles
 from agl.rollouts import Failure, Rollout, new_id
 from agl.store.base import Store
 from agl.tasks import Mode, Task
 from agl.trackers import Trackers
-from agl.transitions import RoleFilter, transitions_of
+from agl.transitions import transitions_of
 from agl.verdicts import Verdicts
 from agl.weights import Weights
 
@@ -79,7 +81,7 @@ class Run:
         plugins: Plugins,
         console: Console,
         datasets: dict[str, Sequence[Task]],
-        roles: RoleFilter,
+        roles: Roles,
         timeout: float | None,
         max_attempts: int,
         weights: Weights | None = None,
@@ -104,6 +106,7 @@ class Run:
         self._plugins, self._roles, self._timeout, self._max_attempts = plugins, roles, timeout, max_attempts
         self._verdicts = Verdicts(store, plugins, weights or Weights(active=plugins.compares()))
         self._trackers = Trackers() if trackers is None else trackers
+        self._seen_prompts: set[str] = set()  # of which it is known whether the agent has a place for them
         self._cursor = 0  # of the training tasks, after the finished steps
         self._step_started = time.monotonic()
 
@@ -139,6 +142,7 @@ class Run:
         results = await asyncio.to_thread(lambda: [self._with_transitions(result) for result in judged])
         if names := self._verdicts.uncounted(results):
             self.console.say(f"  the rewards {names} are recorded only: `reward_weights` gives them no weight")
+        self._say_unused_prompts(results)
         if strict:
             self._check(results, missing)
         return [Group(task=task, results=tuple(results[i * n : (i + 1) * n])) for i, task in enumerate(tasks)]
@@ -175,6 +179,17 @@ class Run:
     def _with_transitions(self, result: RolloutResult) -> RolloutResult:
         transitions = transitions_of(result.spans, self._roles.why_not)
         return msgspec.structs.replace(result, transitions=self._plugins.assign_credit(result, transitions))
+
+    def _say_unused_prompts(self, results: Sequence[RolloutResult]) -> None:
+        """Once for each name: a prompt that no call has a place for changes nothing, and can only be seen afterwards."""
+        ended = [result for result in results if result.succeeded]
+        new = {name: value for name, value in self.resources.values.items() if name not in self._seen_prompts}
+        if not ended or not new:
+            return
+        self._seen_prompts |= new.keys()
+        if names := unused(new, ended):
+            there_are = sorted(prompts_of(span for result in ended for span in result.spans))
+            self.console.say(f"  the prompts {names} found no place in any call; the calls had {there_are} (`agl.prompts(result)`)")
 
     def _check(self, results: Sequence[RolloutResult], missing: Mapping[str, str]) -> None:
         """Say loudly what no run should go on with. `missing`: why a rollout has no final reward, by its id."""

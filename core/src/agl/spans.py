@@ -73,7 +73,7 @@ class LLMCall(msgspec.Struct, frozen=True, kw_only=True):
     version: str | None = None
     """Version of the weights that sampled, as the engine told it."""
     overridden: dict[str, Any] = {}
-    """Request fields that the resource set, with the agent's own values (None when it had none)."""
+    """Request fields that the resource set, and prompts by the resource's name, with the agent's own values (None when it had none)."""
     streamed: bool = False
     http_status: int = 200
     retry_of: str | None = None

@@ -7,14 +7,12 @@ says why.
 from __future__ import annotations
 
 import math
-import re
 from array import array
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
 
-from agl.errors import ConfigError
 from agl.spans import LLMCall, Span, SpanKind, SpanStatus
 
 
@@ -68,46 +66,12 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     temperature: float = 1.0
 
 
-class RoleFilter:
-    """Which roles are learned from: `agent_match` is a regular expression, `roles` maps names to `train` or `freeze`.
-
-    A name in `roles` matches a role path when it equals the path or one of its parts; the longest name wins. Roles that
-    no name matches are trained, unless some role is named `train`: then only the named ones are.
-
-    Raises:
-        ConfigError: not a regular expression, or a value that is neither `train` nor `freeze`.
-    """
-
-    def __init__(self, agent_match: str | None = None, roles: Mapping[str, str] | None = None) -> None:
-        self.roles = dict(roles or {})
-        for name, what in self.roles.items():
-            if what not in ("train", "freeze"):
-                raise ConfigError(f"`roles[{name!r}]` must be `train` or `freeze`, given was {what!r}")
-        try:
-            self.pattern = re.compile(agent_match) if agent_match is not None else None
-        except (re.error, TypeError) as error:
-            raise ConfigError(f"`agent_match` must be a regular expression, given was {agent_match!r}: {error}") from None
-
-    def why_not(self, role: str | None) -> str | None:
-        """Why calls of a role are not learned from; None when they are."""
-        if self.pattern is not None and not self.pattern.search(role or ""):
-            return f"role `{role}` does not match `{self.pattern.pattern}`"
-        if not self.roles:
-            return None
-        parts = (role or "").split("/")
-        names = [name for name in self.roles if name == role or name in parts]
-        if not names:
-            return f"role `{role}` is not named in `roles`" if "train" in self.roles.values() else None
-        name = max(names, key=len)
-        return None if self.roles[name] == "train" else f"role `{name}` is frozen"
-
-
 def transitions_of(spans: Sequence[Span], why_not: Callable[[str | None], str | None] = lambda role: None) -> list[Transition]:
     """Every sampled answer of an attempt, in the order of the calls, each with its parent in the call tree.
 
     Args:
         spans: all spans of one attempt, in order of their start.
-        why_not: reason not to train a role, or None (`RoleFilter.why_not`).
+        why_not: reason not to train a role, or None (`agl.roles.Roles.why_not`).
     """
     calls = sorted((span for span in spans if span.kind == SpanKind.LLM), key=lambda span: span.started_at)
     last_try = {call_id: span.span_id for span in calls if (call_id := span.attributes.get("agl.call_id")) is not None}

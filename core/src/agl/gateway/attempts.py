@@ -24,14 +24,17 @@ class OpenAttempt:
     def __init__(self, attempt: ActiveAttempt, upstreams: Mapping[str, LLM]) -> None:
         self.attempt = attempt
         self.key = KEY_PREFIX + secrets.token_hex(16)
-        self._upstreams = list(upstreams.values())
+        self._upstreams = dict(upstreams)
         self._counts: Counter[str | None] = Counter()
         self._numbers: dict[str, int] = {}
         self._calls: set[asyncio.Task[Any]] = set()
 
-    def upstream(self, model: Any = None) -> LLM:
-        """The language model that a request names; the first when it names none of them."""
-        return next((llm for llm in self._upstreams if llm.model == model), self._upstreams[0])
+    def upstream(self, model: Any = None, resource: str | None = None) -> LLM:
+        """The language model that a request names, by its resource or else by its model; the first when it names none of them."""
+        if resource in self._upstreams:
+            return self._upstreams[resource]
+        llms = list(self._upstreams.values())
+        return next((llm for llm in llms if llm.model == model), llms[0])
 
     def has_key(self, given: str) -> bool:
         """Whether this is the attempt's own key."""

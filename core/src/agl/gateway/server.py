@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 from urllib.parse import unquote
 
 import aiohttp
@@ -22,6 +22,7 @@ from agl.errors import ConfigError, GatewayError, RewardError
 from agl.gateway.attempts import KEY_PREFIX, OpenAttempt
 from agl.gateway.record import Exchange, answer_for_agent, call_seed, make_span, upstream_body
 from agl.gateway.stream import StreamAssembler
+from agl.gateway.wire import CALL_HEADER, LLM_HEADER, NOT_THE_AGENTS, OVERRIDDEN_FIELD, ROLE_HEADER, SPAN_HEADER
 from agl.resources import LLM
 from agl.rewards import FINAL, make_reward
 from agl.spans import Span
@@ -31,10 +32,6 @@ CONNECT_SECONDS = 10.0
 CALL_SECONDS = 600.0
 """Longest silence of an upstream within a call."""
 MAX_BODY = 64 * 2**20
-SPAN_HEADER = "x-agl-span"
-"""Span id of a call, in its answer: what a reward of an agent in another process names."""
-NOT_THE_AGENTS = frozenset({401, 403, 404, 408, 425, 429})
-"""Refusals by an endpoint that say nothing of the agent: the key and the model's name are the resource's, the load is everyone's."""
 PASSED_HEADERS = ("Retry-After", "retry-after-ms", "x-should-retry", "x-request-id")
 
 
@@ -151,7 +148,7 @@ class Gateway:
             asked = msgspec.json.decode(await request.read(), type=dict[str, Any])
         except msgspec.DecodeError as error:
             raise _problem(web.HTTPBadRequest, f"the body is not a JSON object: {error}", "invalid_json") from None
-        llm = opened.upstream(asked.get("model"))
+        llm = opened.upstream(asked.get("model"), _unquoted(request, LLM_HEADER))
         exchange = self._exchange(request, opened, asked, llm)
         with opened.calling():
             try:
@@ -166,8 +163,9 @@ class Gateway:
                 raise _problem(web.HTTPBadGateway, message, "upstream_failed") from error
 
     def _exchange(self, request: web.Request, opened: OpenAttempt, asked: dict[str, Any], llm: LLM) -> Exchange:
-        role = unquote(request.headers["x-agl-role"]) if "x-agl-role" in request.headers else None
-        span_id, call_id, retry_of = opened.identify(request.headers.get("x-agl-call"))
+        role = _unquoted(request, ROLE_HEADER)
+        span_id, call_id, retry_of = opened.identify(request.headers.get(CALL_HEADER))
+        told = asked.pop(OVERRIDDEN_FIELD, None)
         parts = request.headers.get("traceparent", "").split("-")
         seed = call_seed(opened.attempt.rollout.seed, role, opened.number(role, call_id))
         sent, overridden = upstream_body(asked, llm, opened.attempt.rollout, seed)
@@ -180,7 +178,7 @@ class Gateway:
             retry_of=retry_of,
             asked=asked,
             sent=sent,
-            overridden=overridden,
+            overridden={**cast(dict[str, Any], told), **overridden} if isinstance(told, dict) else overridden,
             version=llm.version,
             started_at=time.time(),
         )
@@ -303,6 +301,10 @@ async def _to_client(writing: Any) -> None:
         await writing
     except ConnectionError as error:
         raise _ClientGone from error
+
+
+def _unquoted(request: web.Request, header: str) -> str | None:
+    return unquote(request.headers[header]) if header in request.headers else None
 
 
 def _headers(llm: LLM) -> dict[str, str]:

@@ -15,11 +15,11 @@ from agl.errors import DataError, NotFoundError
 from agl.report.intervals import Estimate, estimate
 from agl.report.pairs import KindRow, Pair, by_kind, choose, pairs_of, rewards_of, total
 from agl.results import Evaluation, RolloutResult
+from agl.roles import Roles
 from agl.rollouts import FINAL_ROLLOUT
 from agl.store.base import RunRecord, Store
 from agl.store.opening import StoreSpec, opened, path_of
 from agl.tasks import Mode
-from agl.transitions import RoleFilter
 
 SHOWN_TASKS = 3
 _SECRET = re.compile(r"api_?key|secret|password|credential|(access|auth|bearer|hf|wandb)_?token|(^|[._])token$", re.IGNORECASE)
@@ -62,7 +62,7 @@ class ReportData(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float
     """Of steps and of evaluations during learning."""
     by: str
-    roles: RoleFilter
+    roles: Roles
 
 
 async def load(given: StoreSpec, run_id: str, by: str) -> ReportData:
@@ -104,7 +104,7 @@ async def load(given: StoreSpec, run_id: str, by: str) -> ReportData:
         rollouts=counts.rollouts,
         seconds=sum(line.get("seconds") or 0.0 for line in metrics) + sum(_seconds(item) for item in evaluations if item.mode == Mode.VAL),
         by=by,
-        roles=RoleFilter(record.config.get("agent_match"), record.config.get("roles")),
+        roles=Roles(record.config.get("agent_match"), record.config.get("roles")),
     )
 
 

@@ -11,8 +11,9 @@ import msgspec
 
 from agl.results import RolloutResult
 from agl.rewards import Reward
+from agl.roles import Roles
 from agl.spans import LLMCall, Span, SpanKind, SpanStatus
-from agl.transitions import RoleFilter, Transition, call_of, transitions_of
+from agl.transitions import Transition, call_of, transitions_of
 
 TEXT_LIMIT = 20_000
 """Characters of one text that a page holds; the store has the rest."""
@@ -77,7 +78,7 @@ class RolloutView(msgspec.Struct, frozen=True, kw_only=True):
     calls: int
 
 
-def view(result: RolloutResult, roles: RoleFilter) -> RolloutView:
+def view(result: RolloutResult, roles: Roles) -> RolloutView:
     """A rollout's tree; `roles` is the run's, for what is learned from."""
     learned: dict[str, list[Transition]] = {}
     for item in transitions_of(result.spans, roles.why_not):
