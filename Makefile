@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: help setup setup-dev demo test lint types docs bench bench-learning bench-plugins test-wheels demo-model test-verl test-examples-plugins clean
+.PHONY: help setup setup-dev demo test lint types docs reference bench bench-learning bench-plugins test-wheels demo-model test-verl test-examples-plugins clean
 
 help:            ## show this
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */\1\t/' | expand -t 20
@@ -26,8 +26,12 @@ lint: setup-dev  ## style and the direction of imports
 types: setup-dev ## pyright, strict on the core
 	@$(BIN)/pyright --pythonpath $(BIN)/python
 
-docs: setup-dev  ## run every block of code in the documentation
+docs: setup-dev  ## build the documentation into docs/_build, and run every block of code in it
+	@$(BIN)/sphinx-build -q -W --keep-going -b html docs docs/_build/html
 	@$(BIN)/pytest tests/docs $(ARGS)
+
+reference: setup-dev ## write docs/reference from the code
+	@$(BIN)/python tools/reference.py
 
 bench: bench-plugins bench-learning ## all benchmarks
 

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import importlib.metadata
-import importlib.resources
 import re
 from pathlib import Path
 from typing import NamedTuple
 
 import click
 
-from agl import __version__
+import agl
 from agl.discovery import GROUP, package_of
 from agl.errors import ConfigError
 
 GROUPS = {"framework": GROUP, "reward": "agl.rewards", "store": "agl.stores", "algorithm": "agl.algorithms"}
 """Kinds of plugins, and the entry-point group of each."""
+TEMPLATE = Path(agl.__file__).parent / "templates" / "plugin"
 _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 _PREFIX = "agl-"
 
@@ -44,7 +44,7 @@ def new(name: str, kind: str, out: Path | None) -> None:
     names = names_of(name, kind)
     folder = out or Path(names.distribution)
     write(names, kind, folder)
-    click.echo(f"{folder}: a {kind} plugin that works; what to fill in is marked `fill in`. Next:\n")
+    click.echo(f"{folder} holds a plugin of the kind {kind} that works; what to change is marked `fill in`. Next:\n")
     click.echo(f'    cd {folder}\n    pip install -e ".[test]"\n    pytest')
 
 
@@ -85,7 +85,6 @@ def write(names: Names, kind: str, folder: Path) -> None:
         import copier
     except ImportError as error:
         raise ConfigError("`agl plugins new` needs copier: pip install 'agl-core[new]'") from error
-    answers = {**names._asdict(), "kind": kind, "version": __version__}
-    with importlib.resources.as_file(importlib.resources.files("agl") / "templates" / "plugin") as template:
-        for part in ("common", kind):
-            copier.run_copy(str(template), folder, data={**answers, "part": part}, defaults=True, overwrite=True, quiet=True)
+    answers = {**names._asdict(), "kind": kind, "version": agl.__version__}
+    for part in ("common", kind):
+        copier.run_copy(str(TEMPLATE), folder, data={**answers, "part": part}, defaults=True, overwrite=True, quiet=True)
