@@ -52,15 +52,13 @@ class RolloutResult(msgspec.Struct, frozen=True, kw_only=True):
         """The reward of the whole rollout: the last one named `reward`; None when it is missing.
 
         Where the rollout has `reward_weights`, single values are parts of it: then only their weighted sum is the reward.
-        An agent that failed by itself (exception, own timeout) and has no such reward counts as 0: failing is its
+        An agent that failed by itself (exception, own timeout) has the Trainer's `failure_reward`: failing is its
         behaviour. A failure of the infrastructure never becomes a number.
         """
         combining = self.rollout.reward_weights is not None
         final = [reward for reward in self.rewards if reward.name == FINAL and reward.role is None]
         final = [reward.value for reward in final if not combining or reward.source in (COMBINED, FAILURE)]
-        if final:
-            return final[-1]
-        return 0.0 if self.failure in (Failure.AGENT, Failure.TIMEOUT) else None
+        return final[-1] if final else None
 
     def rows(self) -> list[Row]:
         """Rows for a policy loss; none when the rollout is excluded."""

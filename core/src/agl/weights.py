@@ -84,13 +84,14 @@ class Weights:
         said = [span.error for span in result.spans if span.kind == SpanKind.REWARD and span.attributes.get("agl.reward.name") == name]
         if said:
             return f"the reward `{name}` is missing: {said[-1]}"
-        if name in self._whole:
-            return f"the reward `{name}` is missing: it was not given"
         known = sorted(self._whole | self._parts)
         if name in self._given:
             named = sorted({reward.name for reward in result.rewards if reward.source == name})
             instead = f"; it gave {named}, which need weights of their own" if named else ""
-            return f"the reward `{name}` is missing: `{name}` gave none{instead}"
+            alone = " (it compares siblings, of which at least two must succeed)" if self._given[name].compares_only else ""
+            return f"the reward `{name}` is missing: `{name}` gave none{instead}{alone}"
+        if name in self._whole:
+            return f"the reward `{name}` is missing: the agent gave none" + (" (it returned None)" if name == FINAL else "")
         close = difflib.get_close_matches(name, known, 1)
         meant = f"did you mean `{close[0]}`? " if close else ""
         return f"no rollout has a reward `{name}`; {meant}There are {known}: mend `reward_weights`"

@@ -8,6 +8,7 @@ from typing import Any
 
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.globals import get_llm_cache, set_llm_cache
+from langchain_core.tools import ToolException
 
 from agl.spans import SpanKind
 from agl_langgraph._cache import BypassedCache
@@ -61,8 +62,10 @@ class Handler(BaseCallbackHandler):
         self._trace.start(SpanKind.TOOL, name, run_id, kwargs.get("parent_run_id"), metadata or {}, _known(attributes))
 
     def on_tool_end(self, output: Any, *, run_id: Any, **kwargs: Any) -> None:
-        """Its end."""
-        self._trace.end(run_id, {"gen_ai.tool.call.result": jsonable(output)})
+        """Its end; a tool that handles its own failure says so in its message."""
+        failed = getattr(output, "status", None) == "error"
+        error = ToolException(str(getattr(output, "content", ""))) if failed else None
+        self._trace.end(run_id, {"gen_ai.tool.call.result": jsonable(output)}, error)
 
     def on_tool_error(self, error: BaseException, *, run_id: Any, **kwargs: Any) -> None:
         """Its failure."""
