@@ -51,11 +51,16 @@ def content(task, llm):
 
 @pytest.fixture
 def fit(model_folder, tmp_path):
-    def run(agent, *, agent_match=None, val=None, **options):
+    def run(agent, *, agent_match=None, val=None, n_runners=8, store="store", resume=None, **options):
         settings = {"steps": 2, "batch_size": 4, "group_size": 4, "lr": 1e-2, "max_tokens": 4, **options}
-        adapter = {"agent_match": agent_match} if agent_match else None
-        trainer = agl.Trainer(algorithm=BestOfN(model_folder, **settings), adapter=adapter, store=tmp_path / "store.sqlite", quiet=True)
-        return trainer.fit(agent, TASKS, val)
+        trainer = agl.Trainer(
+            algorithm=BestOfN(model_folder, **settings),
+            adapter={"agent_match": agent_match} if agent_match else None,
+            n_runners=n_runners,
+            store=tmp_path / store / "store.sqlite",
+            quiet=True,
+        )
+        return trainer.fit(agent, TASKS, val, resume=resume)
 
     return run
 
@@ -70,6 +75,11 @@ def updates(monkeypatch):
 
 def lines(result, name="metrics.jsonl"):
     return [json.loads(line) for line in (result.directory / name).read_text().splitlines()]
+
+
+def learned(result):
+    """The metrics without what a resumed run does anew: it takes its own time, and publishes its first resources again."""
+    return [{name: value for name, value in line.items() if name not in ("seconds", "version")} for line in lines(result)]
 
 
 def parameters(folder):
@@ -114,3 +124,17 @@ def test_checkpoints_and_validations_come_when_they_are_asked_for(fit):
     result = fit(writer, steps=3, checkpoint_every=2, val=TASKS[:2])
     assert [line["step"] for line in lines(result, "evaluations.jsonl")] == [2, 3]
     assert sorted(folder.name for folder in (result.directory / "checkpoints").iterdir()) == ["step-000002", "step-000003"]
+
+
+def test_a_run_that_broke_goes_on_as_if_it_had_not(fit, monkeypatch):
+    settings = {"steps": 3, "batch_size": 2, "checkpoint_every": 1, "n_runners": 1}  # one at a time: no batches of chance
+    straight = fit(speaker, store="straight", **settings)
+    update = Learner.update
+    with monkeypatch.context() as patch:
+        patch.setattr(Learner, "update", lambda self, rows: update(self, rows) if self.optimizer.state == {} else 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            fit(speaker, store="broken", **settings)
+    broken = fit(speaker, store="broken", resume=True, **settings)
+    left, right = parameters(straight.checkpoint), parameters(broken.checkpoint)
+    assert all(torch.equal(value, right[name]) for name, value in left.items())
+    assert learned(straight) == learned(broken)
