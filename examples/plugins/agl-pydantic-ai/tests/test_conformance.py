@@ -34,10 +34,10 @@ def chat(llm):
 
 class TestOneAgent(Case):
     roles = ("solo",)
-    has_prompts = ("solo",)
+    has_prompts = ("solo.instructions",)
 
     def make_agent(self, llm):
-        return Agent(chat(llm), name="solo")
+        return Agent(chat(llm), name="solo", instructions="Answer.")
 
 
 class TestDelegationAmongModelsThatTheCoreDoesNotSee(Case):

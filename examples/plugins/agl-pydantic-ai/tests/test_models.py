@@ -76,18 +76,20 @@ def test_outside_an_attempt_an_agent_has_its_own_model(server, tmp_path):
     assert len(server.requests) == 1
 
 
-def test_of_two_language_models_each_agent_gets_the_one_that_it_names(server, tmp_path):
-    judge = agl.LLM(endpoint=server.base_url(), model="claude-sonnet-4-5", version="9")
-    agents = [Agent(AnthropicModel("claude-sonnet-4-5"), name="judge"), Agent(AnthropicModel("claude-opus-4-1"), name="player")]
+def test_a_role_has_the_model_that_the_trainer_gives_it(server, tmp_path):
+    agents = [Agent(AnthropicModel("claude-sonnet-4-5"), name=name) for name in ("judge", "player", "bystander")]
+    own = Agent(TestModel(custom_output_text="the user's own"), name="own")
 
     @agl.rollout
-    async def both(task):
+    async def all_of_them(task):
         for agent in agents:
             await agent.run(task["text"])
-        return 1.0
+        return float((await own.run(task["text"])).output == "the user's own")
 
-    run(server, tmp_path, both, ["a dog"], resources={"judge": judge})
-    assert [call.body["model"] for call in server.requests] == ["claude-sonnet-4-5", "policy"]
+    resources = {"second_llm": agl.LLM(endpoint=server.base_url(), model="second", version="9")}
+    (result,) = run(server, tmp_path, all_of_them, ["a dog"], resources=resources, roles={"judge": "second_llm", "own": "original"})
+    assert [call.body["model"] for call in server.requests] == ["second", "policy", "policy"]
+    assert result.reward == 1.0
 
 
 def test_a_structured_output_and_dependencies_pass_through(tmp_path):
@@ -127,9 +129,8 @@ def test_blocking_and_streamed_runs_are_the_attempts_too(server, tmp_path):
         assert [result.reward for result in results] == [1.0] * 8
 
 
-def test_a_prompt_with_the_agents_name_takes_the_place_of_its_instructions(server, tmp_path):
-    agent = Agent(AnthropicModel("claude-sonnet-4-5"), name="solo", instructions="The user's own.", system_prompt="Stays.")
-    prompts = {"solo": agl.PromptTemplate(template="Be {{brief}}."), "other": agl.PromptTemplate(template="Not this.")}
-    run(server, tmp_path, agent, ["a dog"], resources=prompts)
+def test_prompts_by_role_reach_agents_of_any_model(server, tmp_path):
+    agent = Agent(AnthropicModel("claude-sonnet-4-5"), name="solo", instructions="The user's own.")
+    run(server, tmp_path, agent, ["a dog"], resources={"solo.instructions": agl.PromptTemplate(template="Be brief.")})
     run(server, tmp_path, agent, ["a dog"])
-    assert [said(call.body)[0] for call in server.requests] == [["Stays.", "Be {brief}."], ["Stays.", "The user's own."]]
+    assert [said(call.body)[0] for call in server.requests] == [["Be brief."], ["The user's own."]]

@@ -9,7 +9,7 @@ from agl.plugins import Plugins
 from pydantic_ai import Agent
 from pydantic_ai.agent import WrapperAgent
 
-from agl_pydantic_ai import _shadow, plugin
+from agl_pydantic_ai import plugin
 
 LATE = """
 import sys
@@ -57,15 +57,25 @@ def test_agents_and_their_wrappers_are_recognised_and_nothing_else():
     assert plugin.agl_adapt_agent(print) is None
 
 
-def test_the_shadow_is_there_once_and_leaves_the_original():
+def test_the_patch_is_there_once_and_leaves_the_original():
     original = Agent.iter
-    _shadow.install_when_imported()
-    shadow = Agent.iter
-    _shadow.install_when_imported()
-    assert Agent.iter is shadow is not original
-    _shadow.uninstall()
+    plugin.agl_trace_rollout()
+    patched = Agent.iter
+    plugin.agl_trace_rollout()
+    assert Agent.iter is patched is not original
+    plugin.uninstall()
     assert Agent.iter is original
-    assert not [finder for finder in sys.meta_path if isinstance(finder, _shadow._Watcher)]
+
+
+def test_waiting_for_an_import_can_be_undone():
+    before = [*sys.meta_path]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delitem(sys.modules, "pydantic_ai.agent")
+        plugin.agl_trace_rollout()
+        plugin.agl_trace_rollout()
+        assert len(sys.meta_path) == len(before) + 1
+    plugin.uninstall()
+    assert sys.meta_path == before
 
 
 def test_a_task_without_the_field_input_is_refused_before_anything_starts():

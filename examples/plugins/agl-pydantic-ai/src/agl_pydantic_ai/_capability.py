@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import agl
-from agl.context import ActiveAttempt, current_span, set_call
+from agl.context import ActiveAttempt, current_role, current_span, set_call
 from agl.spans import SpanKind
 from openai import AsyncOpenAI, DefaultAsyncHttpxClient
 from pydantic_ai.capabilities import AbstractCapability
@@ -34,27 +34,28 @@ class InAttempt(AbstractCapability[Any]):
     """
 
     attempt: ActiveAttempt
+    name: str
+    """The agent's, or a stand-in for it."""
     last_call: str | None = field(default=None, init=False)
     """Span of the model call that ended last in this run."""
-    _models: dict[str, OpenAIChatModel] = field(default_factory=dict, init=False)
+    _model: OpenAIChatModel | None = field(default=None, init=False)
 
     async def wrap_run(self, ctx: Any, *, handler: Any) -> Any:
         """An agent's run."""
-        name = (ctx.agent and ctx.agent.name) or "agent"
         about = {
             "gen_ai.operation.name": "invoke_agent",
-            "gen_ai.agent.name": name,
+            "gen_ai.agent.name": self.name,
             "agl.pydantic_ai.run_id": ctx.run_id,
             "agl.input": _plain(ctx.prompt),
         }
         try:
-            with agl.role(name), agl.operation(name, SpanKind.AGENT, **about) as attributes:
+            with agl.role(self.name), agl.operation(self.name, SpanKind.AGENT, **about) as attributes:
                 result = await handler()
                 attributes["agl.output"] = _plain(result.output)
                 return result
         finally:
-            for model in self._models.values():
-                await model.client.close()
+            if self._model is not None:
+                await self._model.client.close()
 
     async def wrap_model_request(self, ctx: Any, *, request_context: Any, handler: Any) -> Any:
         """A call of the model, streamed or not; the gateway's own record of it hangs below this span."""
@@ -79,27 +80,27 @@ class InAttempt(AbstractCapability[Any]):
 
     async def resolve_model_id(self, ctx: Any, *, model_id: str) -> Model[Any] | None:
         """The attempt's model in place of a name such as `anthropic:…`: neither its package nor its key is needed."""
-        return self._model(model_id.rpartition(":")[2]) if self.attempt.llm else None
+        with agl.role(self.name):  # names are looked up before the run begins
+            return self._attempts_own()
 
     async def before_model_request(self, ctx: Any, request_context: Any) -> Any:
         """The attempt's model in place of one whose calls the core does not see; settings stay those of the agent."""
         model = request_context.model
         while isinstance(model, WrapperModel):
             model = model.wrapped
-        if self.attempt.llm and not isinstance(model, OpenAIChatModel):
-            request_context.model = self._model(model.model_name)
+        if not isinstance(model, OpenAIChatModel):
+            request_context.model = self._attempts_own() or request_context.model
         return request_context
 
-    def _model(self, name: str) -> OpenAIChatModel:
-        """The resource with this model name, else the first: the rule by which the gateway serves calls, too."""
-        llms = list(self.attempt.resources.llms().values())
-        llm = next((llm for llm in llms if llm.model == name), llms[0])
-        if llm.model not in self._models:
+    def _attempts_own(self) -> OpenAIChatModel | None:
+        """The model of this role, made once for a run; None where the agent's own is left alone."""
+        llm = self.attempt.llm_for(current_role())
+        if llm is not None and self._model is None:
             # Reading certificates takes longer than the rest of a run, and the gateway has none.
             http = DefaultAsyncHttpxClient(verify=llm.endpoint.startswith("https:"))
             client = AsyncOpenAI(base_url=llm.endpoint, api_key=llm.api_key, http_client=http)
-            self._models[llm.model] = OpenAIChatModel(llm.model, provider=OpenAIProvider(openai_client=client))
-        return self._models[llm.model]
+            self._model = OpenAIChatModel(llm.model, provider=OpenAIProvider(openai_client=client))
+        return self._model
 
 
 @contextlib.contextmanager

@@ -7,9 +7,9 @@ from typing import Any
 
 import agl
 
-from agl_pydantic_ai import _shadow
+from agl_pydantic_ai import _patches
 
-uninstall = _shadow.uninstall
+uninstall = _patches.uninstall
 """Takes back what the plugin has put into the process; AGL's kit calls it."""
 
 AGENT = "pydantic_ai.agent:AbstractAgent"
@@ -25,9 +25,9 @@ def agl_adapt_agent(agent: Any) -> agl.AgentAdapter | None:
 def agl_trace_rollout() -> None:
     """Record and route every agent run inside the attempt, whoever starts it.
 
-    There is nothing to undo: outside an attempt the shadow hands on to the original, with the arguments as they are.
+    There is nothing to undo: outside an attempt the patch hands on to the original.
     """
-    _shadow.install_when_imported()
+    _patches.apply_when_imported()
 
 
 class Adapter(agl.AgentAdapter):
