@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import sqlite3
 
 import openai
 import pytest
@@ -331,6 +332,38 @@ def test_a_judge_sees_the_calls_of_the_attempt_in_order():
         _, stored = fit(talker, rewards=[watch], n=1, initial_resources=resources)
     assert seen == [[("agent", "talker"), ("operation", "think"), ("llm", "chat m")]] * 2
     assert [(str(span.kind), span.name) for span in stored[0].spans] == seen[0]
+
+
+def test_an_attempt_lives_while_it_is_judged(monkeypatch):
+    monkeypatch.setattr("agl.runner.HEARTBEAT_SECONDS", 0.02)
+    beats = []
+    monkeypatch.setattr(SQLStore, "post_heartbeat", lambda self, attempt_ids, alive: beats.append(judging and set(attempt_ids) & judging))
+    judging = set()
+
+    async def slow(result):
+        judging.add(result.rollout.attempt.attempt_id)
+        await asyncio.sleep(0.2)
+        judging.discard(result.rollout.attempt.attempt_id)
+        return 1.0
+
+    fit(silent, rewards=[slow])
+    assert any(beats)
+
+
+def test_a_run_that_is_stopped_while_it_judges_leaves_its_attempts_cancelled():
+    async def slow(result):
+        if result.rollout.sample:
+            raise KeyError("gold")
+        await asyncio.sleep(30)
+
+    with pytest.raises(PluginError, match="plugin `slow` failed"):
+        agl.Trainer(algorithm=Keeper(), rewards=[slow], quiet=True).fit(silent, TASKS)
+    connection = sqlite3.connect(".agl/store.sqlite")
+    found = connection.execute("SELECT status, failure, count(*) FROM attempts GROUP BY 1, 2").fetchall()
+    (kept,) = connection.execute("SELECT count(DISTINCT attempt_id) FROM spans").fetchone()
+    connection.close()
+    assert found == [("cancelled", "cancelled", 4)]
+    assert kept >= 2  # what the stopped attempts had recorded
 
 
 def test_rewards_of_one_trainer_are_not_those_of_another():

@@ -29,7 +29,7 @@ from agl.plugins import Plugins
 from agl.prompting import USED_PROMPTS
 from agl.resources import Resources
 from agl.results import RolloutResult, missing_span
-from agl.rewards import FAILURE, FINAL, Reward, make_reward
+from agl.rewards import FAILURE, FINAL, Judgement, Reward, make_reward
 from agl.roles import Roles
 from agl.rollouts import AttemptStatus, Failure, Rollout
 from agl.spans import Span, SpanKind, SpanStatus
@@ -170,7 +170,7 @@ class AttemptRunner:
         self._run_id, self._agent, self._store = executor.run_id, executor.agent, executor.store
         self._gateway, self._plugins, self._failure_reward = executor.gateway, executor.plugins, executor.failure_reward
         self.running: set[str] = set()
-        """Ids of attempts whose agent has not ended: those to send heartbeats for, and those that may be cancelled."""
+        """Ids of attempts whose agent, or whose judges, have not ended: those to send heartbeats for, and those that may be cancelled."""
         self._resources: dict[int, Resources] = {}
 
     async def run(self, rollout: Rollout) -> None:
@@ -212,7 +212,7 @@ class AttemptRunner:
             return _Outcome(AttemptStatus.FAILED, Failure.REWARD, str(error))
         except BaseException as error:  # an agent may raise anything, SystemExit among it: its attempt fails, the run goes on
             if _stopped_from_outside(error):
-                return _Outcome(AttemptStatus.CANCELLED, Failure.CANCELLED, "stopped from outside", cancelled=True)
+                return _STOPPED
             if deadline.expired():
                 message = f"the agent did not end within {rollout.timeout:g} s"
                 return _Outcome(AttemptStatus.TIMEOUT, Failure.TIMEOUT, _where(error) + message)
@@ -232,12 +232,14 @@ class AttemptRunner:
         result = RolloutResult(rollout=msgspec.structs.replace(attempt.rollout, attempt=ended), spans=tuple(spans), rewards=tuple(rewards))
         missing: list[Span] = []
         if outcome.failure not in (Failure.INFRASTRUCTURE, Failure.CANCELLED) and self._plugins.judges():
-            result = await self._with_calls(result)
-            for given in await self._plugins.rewards(result):
-                if isinstance(given, Reward):
-                    rewards.append(given)
-                else:
-                    missing.append(missing_span(result, given))
+            try:
+                result, judged_by = await self._judged(result)
+                rewards += [item for item in judged_by if isinstance(item, Reward)]
+                missing = [missing_span(result, item) for item in judged_by if not isinstance(item, Reward)]
+            except asyncio.CancelledError as error:
+                if not _stopped_from_outside(error):
+                    raise
+                outcome = _STOPPED
         # Where rewards are combined, the final one is made when the siblings have ended, too.
         combining = attempt.rollout.reward_weights is not None
         judged = not combining and any(reward.name == FINAL for reward in rewards)
@@ -259,13 +261,19 @@ class AttemptRunner:
         if outcome.cancelled:
             raise asyncio.CancelledError
 
-    async def _with_calls(self, result: RolloutResult) -> RolloutResult:
-        """With the LLM calls, which the gateway has put into the store: a judge sees all that happened, in order."""
-        (stored,) = await self._store.results([result.rollout.rollout_id])
-        own = result.spans[0].attempt_id  # there is the attempt's root, at least
-        calls = (span for span in stored.spans if span.attempt_id == own)
-        spans = {span.span_id: span for span in (*calls, *result.spans)}
-        return msgspec.structs.replace(result, spans=tuple(sorted(spans.values(), key=lambda span: span.started_at)))
+    async def _judged(self, result: RolloutResult) -> tuple[RolloutResult, list[Judgement]]:
+        """What the plugins judge, and the attempt as they saw it: with its LLM calls, which are in the store already, in order."""
+        assert result.rollout.attempt is not None
+        attempt_id = result.rollout.attempt.attempt_id
+        self.running.add(attempt_id)  # a judge may take longer than a worker may be silent
+        try:
+            (stored,) = await self._store.results([result.rollout.rollout_id])
+            calls = (span for span in stored.spans if span.attempt_id == attempt_id)
+            spans = {span.span_id: span for span in (*calls, *result.spans)}
+            result = msgspec.structs.replace(result, spans=tuple(sorted(spans.values(), key=lambda span: span.started_at)))
+            return result, await self._plugins.rewards(result)
+        finally:
+            self.running.discard(attempt_id)
 
     def _root(self, attempt: ActiveAttempt, outcome: _Outcome, started: float) -> Span:
         return Span(
@@ -298,6 +306,9 @@ class _Outcome(msgspec.Struct, kw_only=False):
 
     def failed(self, failure: Failure, error: str) -> _Outcome:
         return msgspec.structs.replace(self, status=AttemptStatus.FAILED, failure=failure, error=error)
+
+
+_STOPPED = _Outcome(AttemptStatus.CANCELLED, Failure.CANCELLED, "stopped from outside", cancelled=True)
 
 
 def _stopped_from_outside(error: BaseException) -> bool:
