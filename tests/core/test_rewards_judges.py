@@ -253,6 +253,7 @@ async def test_the_key_may_stand_in_the_environment(monkeypatch):
         ({"scale": (5, 5)}, "`scale` is its lowest and its highest score"),
         ({"timeout": 0}, "`timeout` must be a number of at least 0.001, given was 0"),
         ({"concurrency": 0}, "`concurrency` must be a number of at least 1"),
+        ({"price": (1.0,)}, "`price` is that of a million input and of a million output tokens"),
         ({"retries": -1}, "`retries` must be a number of at least 0"),
         ({"api_key": "$NO_SUCH_KEY"}, "environment variable `NO_SUCH_KEY`, which is not set"),
         ({"temperature": 0}, r"`LLMJudge` has no option \['temperature'\]; beside its own it takes \['api_key'"),

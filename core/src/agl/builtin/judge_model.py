@@ -101,7 +101,9 @@ class JudgeModel:
         self._key = _key(api_key)
         self._timeout, self._retries, self._backoff, self._concurrency = timeout, retries, backoff, concurrency
         self._cache = Cache(cache)
-        self._price = price or (0.0, 0.0)
+        self._price = (0.0, 0.0) if price is None else price
+        if len(self._price) != 2:
+            raise ConfigError(f"a judge's `price` is that of a million input and of a million output tokens, given was {price!r}")
         self._gate: tuple[asyncio.AbstractEventLoop, asyncio.Semaphore] | None = None
 
     def config(self) -> dict[str, Any]:
@@ -166,7 +168,8 @@ class JudgeModel:
 
         headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
         body = {"model": self.model, "messages": messages, **self.parameters}
-        async with aiohttp.ClientSession(headers=headers) as session:
+        forever = aiohttp.ClientTimeout(total=None)  # the judgement's own deadline counts
+        async with aiohttp.ClientSession(headers=headers, timeout=forever) as session:
             for number in range(self._retries + 1):
                 wait = 0.0
                 try:
@@ -222,7 +225,7 @@ class Cache:
         if self._folder is None:
             return None if self._memory is None else self._memory.get(key)
         try:
-            return (self._folder / f"{key}.txt").read_text()
+            return (self._folder / f"{key}.txt").read_text(encoding="utf-8")
         except FileNotFoundError:
             return None
 
@@ -233,7 +236,7 @@ class Cache:
         if self._folder is not None and self.get(key) != answer:
             self._folder.mkdir(parents=True, exist_ok=True)
             partial = self._folder / f"{key}.{secrets.token_hex(4)}.partial"
-            partial.write_text(answer)
+            partial.write_text(answer, encoding="utf-8")
             os.replace(partial, self._folder / f"{key}.txt")
 
 
