@@ -168,7 +168,14 @@ def set_span(span_id: str | None) -> contextvars.Token[str | None]:
 
 
 def set_call(call_id: str | None) -> contextvars.Token[str | None]:
-    """Name the LLM call made last in this context (client plugins do): rewards emitted in this branch are its own."""
+    """Name the LLM call made last in this context (client plugins do): rewards emitted in this branch are its own.
+
+    A framework plugin does it where the framework makes its calls in a context of their own: before a tool runs, after a run
+    has ended.
+
+    Args:
+        call_id: of a call, or of a span around it.
+    """
     return _CALL.set(call_id)
 
 

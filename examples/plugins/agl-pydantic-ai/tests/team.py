@@ -1,5 +1,6 @@
 """Real agents, and a scripted model that answers them."""
 
+import asyncio
 import json
 
 import agl
@@ -53,3 +54,10 @@ def said(body):
     """System messages and the last message of a request."""
     system = [message["content"] for message in body["messages"] if message["role"] == "system"]
     return system, json.dumps(body["messages"][-1]["content"])
+
+
+def run_blocking(agent, prompt):
+    """`agent.run_sync`, with an event loop of its own: the one that the framework makes for a thread is never closed."""
+    with asyncio.Runner() as runner:
+        asyncio.set_event_loop(runner.get_loop())
+        return agent.run_sync(prompt).output

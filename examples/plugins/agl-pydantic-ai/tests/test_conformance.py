@@ -1,7 +1,5 @@
 """AGL's kit, for each of the three ways in which a call can reach the attempt."""
 
-import asyncio
-
 from agl.testing import FrameworkConformance
 from openai import DEFAULT_CONNECTION_LIMITS, DefaultAsyncHttpxClient
 from pydantic_ai import Agent, RunContext
@@ -10,6 +8,8 @@ from pydantic_ai.models.anthropic import AnthropicModel
 from pydantic_ai.models.openai import OpenAIChatModel
 from pydantic_ai.providers.anthropic import AnthropicProvider
 from pydantic_ai.providers.openai import OpenAIProvider
+
+from team import run_blocking
 
 
 class Case(FrameworkConformance):
@@ -20,10 +20,7 @@ class Case(FrameworkConformance):
     records_spans = True
 
     def run_sync(self, agent, given):
-        try:
-            return agent.run_sync(given).output
-        finally:
-            asyncio.get_event_loop().close()  # which the framework has made for this thread
+        return run_blocking(agent, given)
 
 
 def chat(llm):

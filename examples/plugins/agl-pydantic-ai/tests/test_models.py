@@ -16,7 +16,7 @@ from pydantic_ai.models.openai import OpenAIChatModel, OpenAIResponsesModel
 from pydantic_ai.models.test import TestModel
 from pydantic_ai.providers.openai import OpenAIProvider
 
-from team import calls_of, make_trainer, said
+from team import calls_of, make_trainer, run_blocking, said
 
 
 def chat():
@@ -109,10 +109,7 @@ def test_blocking_and_streamed_runs_are_the_attempts_too(server, tmp_path):
 
     @agl.rollout
     def blocking(task):
-        try:
-            return float(agent.run_sync(task["text"]).output == f"a rhyme on {task['text']}")
-        finally:
-            asyncio.get_event_loop().close()  # which the framework has made for this thread
+        return float(run_blocking(agent, task["text"]) == f"a rhyme on {task['text']}")
 
     @agl.rollout
     async def streamed(task):
