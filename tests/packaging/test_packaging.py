@@ -13,7 +13,7 @@ import pytest
 import agl
 
 ROOT = Path(__file__).parents[2]
-PROJECTS = sorted(path for path in ROOT.glob("**/pyproject.toml") if not {".venv", "node_modules", "dist", "build"} & set(path.parts))
+PROJECTS = sorted(path for folder in (".", "core", "plugins/*", "algorithms/*") for path in ROOT.glob(f"{folder}/pyproject.toml"))
 LONGEST = 800
 # Put together here, so that this file does not hold them itself.
 MACHINE_PATHS = tuple("/" + name + "/" for name in ("work", "tmp", "root", "home/user"))

@@ -89,10 +89,12 @@ def _drivers(settings: Settings, algorithm: str | None) -> Iterator[Check]:
     """What the settings name can be loaded, and says itself whether it can work here."""
     trainer = settings.trainer
     executors = [trainer.executor] if trainer.executor else []
-    asked = {"agl.executors": executors, "agl.trackers": trainer.trackers or (), "agl.rewards": trainer.rewards or ()}
+    asked = {"agl.executors": executors, "agl.trackers": [name.partition("=")[0] for name in trainer.trackers or ()]}
     for group, names in asked.items():
         for name in names:
             yield _attempt(f"{group.removeprefix('agl.').rstrip('s')} {name}", functools.partial(_load, group, name))
+    for name in trainer.rewards or ():
+        yield _attempt(f"reward {name}", functools.partial(_reward, name, settings))
     if name := algorithm or trainer.algorithm:
         yield _attempt(f"algorithm {name}", lambda: _algorithm(name, settings.algorithms.get(name.rpartition(":")[2], {})))
 
@@ -102,6 +104,13 @@ def _load(group: str, name: str) -> str:
 
     driver = load(group, name)
     return f"{driver.__module__}.{getattr(driver, '__qualname__', driver)}"
+
+
+def _reward(name: str, settings: Settings) -> str:
+    from agl.judges import given_rewards
+
+    given_rewards([name], settings.rewards)
+    return "can be made"
 
 
 def _algorithm(name: str, options: dict[str, Any]) -> str:
