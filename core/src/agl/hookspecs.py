@@ -85,7 +85,7 @@ def agl_adapt_agent(agent: Any) -> AgentAdapter | None:
 
 @spec("decision", runs="once per `fit`, `dev` or `evaluate`, and for `agl.prompts`", first_result=True)
 def agl_list_prompts(agent: Any) -> Mapping[str, PromptTemplate] | None:
-    """List every prompt of an agent that can be optimised; None when it is not yours, or when they are not known before it runs.
+    """List the prompts of an agent that can be optimised, all of a role or none; None when it is not yours, or none is known yet.
 
     Names are `<role>.system_prompt`, or the framework's own words (`instructions`, `goal`, `description`, …), and
     `<role>.tools.<tool>.description`; the role is that of the calls. A resource of such a name is put into the calls of the

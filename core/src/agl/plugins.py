@@ -134,7 +134,7 @@ class Plugins:
         return adapter
 
     def prompts(self, agent: Any) -> dict[str, PromptTemplate] | None:
-        """Every prompt of an agent by name; None when they are not known before it runs.
+        """The prompts of an agent by name, all of a role or none of them; None when none is known before it runs.
 
         Raises:
             PluginError: a plugin gave something else than prompt templates by name.

@@ -158,12 +158,13 @@ def check(values: Mapping[str, Resource], roles: Roles, listed: Mapping[str, Pro
     Args:
         values: the resources. Templates whose name has a dot are meant for the agent; the others are the user's code's own.
         roles: what is done with the calls of each role.
-        listed: every prompt of the agent, by name; None when they are not known before it runs.
+        listed: the agent's prompts by name, as far as they are known before it runs. A role that is not among them may be that
+            of an agent inside a tool.
 
     Raises:
-        ConfigError: a name that the agent does not have, two names of one prompt, or a role that is left alone.
+        ConfigError: a prompt that a known role does not have, two names of one prompt, or a role that is left alone.
     """
-    named = _named(values)
+    named, known = _named(values), {_role_of(name) for name in listed or ()}
     for name in named:
         role = _role_of(name)
         if roles.is_original(role):
@@ -171,7 +172,7 @@ def check(values: Mapping[str, Resource], roles: Roles, listed: Mapping[str, Pro
         other = f"{role}.system_prompt"
         if name == f"{role}.instructions" and other in named:
             raise ConfigError(f"the resources `{other}` and `{name}` name the same prompt; give one of them")
-        if listed is not None and name not in listed:
+        if listed and role in known and name not in listed:
             close = difflib.get_close_matches(name, listed, 1)
             meant = f"; did you mean `{close[0]}`?" if close else ""
             raise ConfigError(f"the agent has no prompt `{name}`{meant} It has {sorted(listed)} (`agl.prompts` lists them)")

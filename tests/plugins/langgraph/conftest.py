@@ -10,6 +10,7 @@ from agl import context
 from agl.builtin import openai_sdk
 from agl.context import ActiveAttempt
 from agl.resources import LLM, Resources
+from agl.roles import Roles
 from agl.rollouts import Attempt, Rollout
 from agl.tasks import Task
 from agl.testing.scripted import ScriptedServer
@@ -23,19 +24,19 @@ class Attempts:
         self.server = server
 
     @contextlib.contextmanager
-    def inside(self, number=0):
-        """An attempt as a runner enters it; closed at the end."""
-        attempt = self.make(number)
+    def inside(self, number=0, resources=(), roles=None):
+        """An attempt as a runner enters it, with these resources beside its LLM; closed at the end."""
+        attempt = self.make(number, dict(resources), roles)
         with context.entered(attempt), plugin.agl_trace_rollout(attempt):
             openai_sdk.agl_inject_resources(attempt)
             yield attempt
         attempt.close()
 
-    def make(self, number=0):
+    def make(self, number=0, resources=(), roles=None):
         attempt = Attempt(attempt_id=f"at{number}", rollout_id=f"ro{number}", number=1, worker_id="w")
         rollout = Rollout(rollout_id=f"ro{number}", run_id="run", task=Task(task_id="t", data={}), group_id="g", attempt=attempt)
         llm = LLM(endpoint=self.server.base_url(f"/r/ro{number}/at{number}"), model="trained", api_key=f"key{number}")
-        return ActiveAttempt(rollout, Resources(version=1, values={"main_llm": llm}))
+        return ActiveAttempt(rollout, Resources(version=1, values={"main_llm": llm, **dict(resources)}), Roles(roles=roles))
 
     def roles(self, number=None):
         """What each call said (its last message) and the role it came with, sorted."""

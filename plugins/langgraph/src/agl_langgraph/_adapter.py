@@ -15,6 +15,7 @@ from agl.rollouts import Rollout
 
 GRAPH = "langgraph.pregel:Pregel"
 BUILDER = "langgraph.graph:StateGraph"
+REMOTE = "langgraph.pregel.remote:RemoteGraph"
 RUNNABLE = "langchain_core.runnables:Runnable"
 
 log = logging.getLogger("agl.langgraph")
@@ -24,8 +25,13 @@ def adapt(agent: Any) -> AgentAdapter | None:
     """An adapter for a compiled graph or a runnable, None for anything else.
 
     Raises:
-        ConfigError: a graph that is not compiled.
+        ConfigError: a graph that is not compiled, or that runs elsewhere.
     """
+    if is_instance_of(agent, REMOTE):
+        raise ConfigError(
+            "a `RemoteGraph` runs in its server's process, where its calls cannot be led to the attempt; give the graph itself to "
+            "AGL, or an `@agl.rollout` function that passes `llm.base_url` and `llm.api_key` on to the server"
+        )
     if is_instance_of(agent, BUILDER):
         raise ConfigError(f"a `{type(agent).__name__}` is not compiled yet; give `graph.compile()` to AGL")
     return RunnableAdapter(agent) if is_instance_of(agent, GRAPH, RUNNABLE) else None

@@ -11,9 +11,9 @@ from langchain_core.globals import get_llm_cache, set_llm_cache
 from langchain_core.tools import ToolException
 
 from agl.spans import SpanKind
+from agl.values import jsonable
 from agl_langgraph._cache import BypassedCache
 from agl_langgraph._tracing import Trace, current_trace
-from agl_langgraph._values import jsonable
 
 log = logging.getLogger("agl.langgraph")
 
@@ -94,6 +94,10 @@ class Handler(BaseCallbackHandler):
     def on_llm_start(self, serialized: Any, prompts: Sequence[str], *, run_id: Any, **kwargs: Any) -> None:
         """A call of a text completion model."""
         self._start_model("text_completion", serialized, prompts[0] if len(prompts) == 1 else prompts, run_id, **kwargs)
+
+    def on_llm_new_token(self, token: Any, *, run_id: Any, **kwargs: Any) -> None:
+        """A part of a streamed answer."""
+        self._trace.first_token(run_id)
 
     def on_llm_end(self, response: Any, *, run_id: Any, **kwargs: Any) -> None:
         """The model's answer."""

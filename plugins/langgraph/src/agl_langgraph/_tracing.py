@@ -77,6 +77,12 @@ class Trace:
             _SET_ROLE.set(place.role)
         run.left_role = context.current_role()
 
+    def first_token(self, run_id: Any) -> None:
+        """A token of a streamed answer has come."""
+        run = self._open.get(run_id)
+        if run is not None:
+            run.attributes.setdefault("agl.first_token_seconds", time.time() - run.started)
+
     def end(self, run_id: Any, attributes: Mapping[str, Any] | None = None, error: BaseException | None = None) -> None:
         """A run ended; its context is given back what was current before, where this is the same context."""
         run = self._open.pop(run_id, None)  # by the one thread that gets it: the attempt may be closing meanwhile

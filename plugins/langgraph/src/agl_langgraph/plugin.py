@@ -8,13 +8,20 @@ from typing import Any
 from agl.agents import AgentAdapter
 from agl.context import ActiveAttempt
 from agl.hookspecs import hookimpl
-from agl_langgraph import _activation, _adapter, _tracing
+from agl.resources import PromptTemplate
+from agl_langgraph import _activation, _adapter, _prompts, _tracing
 
 
 @hookimpl
 def agl_adapt_agent(agent: Any) -> AgentAdapter | None:
     """Compiled graphs and LangChain runnables; a graph that is not compiled is refused."""
     return _adapter.adapt(agent)
+
+
+@hookimpl
+def agl_list_prompts(agent: Any) -> dict[str, PromptTemplate] | None:
+    """System prompts and tool descriptions of `create_agent`, also in graphs around it; those of other nodes are not known."""
+    return _prompts.list_prompts(agent)
 
 
 @hookimpl

@@ -1,9 +1,13 @@
-"""Inputs and outputs of runs as bounded JSON values: a state may hold anything, and a long history at every node."""
+"""What a framework's span tells of inputs and outputs: bounded JSON values without secrets.
+
+A state may hold anything, and a long history at every node. The full text of every model call is in the gateway's span.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 TEXT = 2_000
 """Characters kept of one text."""
@@ -11,11 +15,22 @@ TOTAL = 8_000
 """Characters kept of one value."""
 ITEMS = 50
 DEPTH = 6
+SECRET = "***"
 _MESSAGE = ("content", "tool_calls", "name", "tool_call_id")
+_SECRET_NAME = re.compile(
+    r"(^|[_\-.])(api[_-]?key|authorization|cookies?|credentials?|passphrase|passwd|password|private[_-]?key|secret([_-]?key)?|"
+    r"(access|auth|bearer|id|refresh|session)[_-]?token)$",
+    re.IGNORECASE,
+)
+_SECRET_TEXT = re.compile(r"\b(?:sk-[\w-]{16,}|Bearer [\w.~+/=-]{8,})")
 
 
 def jsonable(value: Any) -> Any:
-    """A copy of a value that JSON can hold; what is too long, too deep or unknown is replaced by a short text."""
+    """A copy of a value that JSON can hold; what is too long, too deep or unknown is replaced by a short text.
+
+    Values of fields with a secret's name (`api_key`, `password`, `access_token`, …), and keys that can be told by their form
+    (`sk-…`, `Bearer …`), are replaced by `***`.
+    """
     return _copy(value, [TOTAL], 0)
 
 
@@ -38,6 +53,7 @@ def _copy(value: Any, left: list[int], depth: int) -> Any:
 
 
 def _text(value: str, left: list[int]) -> str:
+    value = _SECRET_TEXT.sub(SECRET, value) if "sk-" in value or "Bearer " in value else value
     keep = max(min(TEXT, left[0]), 0)
     left[0] -= min(len(value), keep)
     return value if len(value) <= keep else f"{value[:keep]}… ({len(value)} characters)"
@@ -50,7 +66,8 @@ def _object(fields: Mapping[Any, Any], left: list[int], depth: int) -> dict[str,
             copied["…"] = f"{len(fields)} fields"
             break
         left[0] -= len(name) if isinstance(name, str) else 8
-        copied[name if isinstance(name, str) else str(name)[:TEXT]] = _copy(value, left, depth + 1)
+        known = name if isinstance(name, str) else str(name)[:TEXT]
+        copied[known] = SECRET if value is not None and _SECRET_NAME.search(known) else _copy(value, left, depth + 1)
     return copied
 
 
@@ -68,13 +85,14 @@ def _array(values: Any, left: list[int], depth: int) -> list[Any]:
 def _fields(value: Any) -> Mapping[Any, Any] | None:
     """Fields of a mapping, a message, a pydantic model or a dataclass; None for anything else."""
     if isinstance(value, (dict, Mapping)):
-        return value
+        return cast("Mapping[Any, Any]", value)
     if isinstance(value, (list, tuple)):
         return None
-    cls: Any = type(value)
-    own = getattr(value, "__dict__", None)
-    if not isinstance(own, dict):
+    cls: Any = type(cast(object, value))
+    held: Any = getattr(cast(object, value), "__dict__", None)
+    if not isinstance(held, dict):
         return None
+    own = cast("dict[str, Any]", held)
     if hasattr(cls, "model_fields") and {"type", "content"} <= cls.model_fields.keys():
         return {"type": own.get("type")} | {name: own[name] for name in _MESSAGE if own.get(name)}
     if hasattr(cls, "model_fields") or hasattr(cls, "__dataclass_fields__"):

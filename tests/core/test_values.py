@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from langchain_core.messages import AIMessage, HumanMessage
 from pydantic import BaseModel
 
-from agl_langgraph._values import DEPTH, ITEMS, TEXT, TOTAL, jsonable
+from agl.values import DEPTH, ITEMS, TEXT, TOTAL, jsonable
 
 
 @dataclass
@@ -85,3 +85,20 @@ def test_a_message_is_not_changed():
     message = AIMessage("x" * 5000)
     jsonable([message])
     assert len(message.content) == 5000
+
+
+def test_fields_with_a_secrets_name_and_keys_in_texts_are_not_kept():
+    value = {
+        "api_key": "abc",
+        "OPENAI-API-KEY": "abc",
+        "access_token": "abc",
+        "user.password": ["abc"],
+        "headers": {"Authorization": "abc"},
+    }
+    assert "abc" not in json.dumps(jsonable(value))
+    assert jsonable(f"use sk-{'a1' * 12} or Bearer {'b2' * 6}") == "use *** or ***"
+
+
+def test_names_and_texts_that_only_look_like_secrets_stay():
+    value = {"tokens": 3, "max_token": 4, "secretary": "x", "keys": ["k"], "text": "the risk-averse bearer of task-lists", "password": None}
+    assert jsonable(value) == value
