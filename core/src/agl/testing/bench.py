@@ -52,6 +52,8 @@ class Model:
         """Every request that was answered, with its answer."""
         self.delay = 0.0
         """Seconds before each answer."""
+        self.first_delay = 0.0
+        """Seconds more before the next one."""
         self.refuse: Callable[[dict[str, Any]], Reply | None] = lambda body: None
         """Gives the refusal of a request, or None."""
 
@@ -61,7 +63,8 @@ class Model:
             return refusal
         text = f"the answer to {' and '.join(tasks_in(body)) or 'nothing'}"
         calls = [self._tool] if self._tool is not None and _offers(body, self._tool[0]) and not _has_tool_result(body) else []
-        reply = Reply(None if calls else text, calls, delay=self.delay)
+        reply = Reply(None if calls else text, calls, delay=self.delay + self.first_delay)
+        self.first_delay = 0.0
         self.said.append((body, reply))
         return reply
 

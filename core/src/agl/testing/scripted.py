@@ -81,7 +81,8 @@ class ScriptedServer:
         """This server as a resource; `values` are other fields of `agl.LLM`."""
         from agl.resources import LLM
 
-        return LLM(**{"endpoint": self.base_url(), "model": "scripted", "version": "1", **values})
+        given: dict[str, Any] = {"endpoint": self.base_url(), "model": "scripted", "version": "1", **values}
+        return LLM(**given)
 
     def base_url(self, prefix: str = "") -> str:
         """What a client takes as its base URL; `prefix` such as `/r/1/a` goes before `/v1`."""

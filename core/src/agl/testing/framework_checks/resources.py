@@ -73,7 +73,7 @@ async def resources_return_after_the_attempt(bench: Bench) -> None:
     require(before, "the agent, used without AGL, never called its own endpoint; see `run_alone`")
     await bench.one()
     bench.endpoint.requests.clear()
-    bench.model.refuse = lambda body: None
+    bench.users.requests.clear()
     await bench.alone()
     require(not bench.endpoint.requests, "after an attempt the agent, used without AGL, calls the attempt's endpoint")
     after = _as_sent(bench)
