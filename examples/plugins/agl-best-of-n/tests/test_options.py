@@ -27,7 +27,7 @@ def test_the_options_are_the_configuration():
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({}, "model"),
+        ({}, "missing required field `model`"),
         ({"model": "folder", "stepz": 3}, "unknown field `stepz`; it takes .*'steps'"),
         ({"model": "folder", "steps": 0}, ">= 1 - at `\\$.steps`"),
         ({"model": "folder", "group_size": 1}, ">= 2 - at `\\$.group_size`"),

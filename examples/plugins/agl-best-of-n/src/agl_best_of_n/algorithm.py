@@ -40,8 +40,9 @@ class BestOfN(Algorithm):
     name = "best_of_n"
 
     def __init__(self, model: str | Path | None = None, **options: Any) -> None:
+        given = options if model is None else {"model": str(model), **options}
         try:
-            self.options = msgspec.convert({"model": model and str(model), **options}, Options)
+            self.options = msgspec.convert(given, Options)
         except msgspec.ValidationError as error:
             raise ConfigError(f"an option of BestOfN is wrong: {error}; it takes {Options.__struct_fields__}") from None
 
