@@ -286,3 +286,4 @@ async def with_bench(case: FrameworkCase, check: Callable[[Bench], Awaitable[Non
     """Run a check on a bench of its own."""
     async with opened(case) as bench:
         await cast(Any, check)(bench)
+    await asyncio.sleep(0.01)  # the loop sees that the servers are gone, and lets go of connections to them

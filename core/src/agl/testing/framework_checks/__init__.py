@@ -6,6 +6,7 @@ import contextlib
 import functools
 import gc
 import inspect
+import traceback
 import warnings
 from collections import Counter
 from collections.abc import Awaitable, Callable, Generator, Iterable
@@ -52,11 +53,22 @@ def _own_garbage() -> Generator[None]:
     gc.freeze()
     try:
         yield
+    except BaseException as error:
+        _clear_frames(error)  # their variables hold the agent
+        raise
     finally:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ResourceWarning)
             gc.collect()
         gc.unfreeze()
+
+
+def _clear_frames(error: BaseException | None) -> None:
+    cleared: set[int] = set()
+    while error is not None and id(error) not in cleared:
+        cleared.add(id(error))
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
 
 
 def need(case: FrameworkCase, name: str) -> None:
