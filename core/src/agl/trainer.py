@@ -21,6 +21,7 @@ from agl.discovery import CORE
 from agl.errors import ConfigError, GatewayError
 from agl.executors import Executor
 from agl.gateway.server import Gateway
+from agl.gateway.wire import PLACEHOLDER_KEY
 from agl.judges import given_rewards
 from agl.loop import frozen_garbage, raises_here, run_in_loop
 from agl.plugins import Plugins
@@ -468,7 +469,7 @@ def _placeholder_key() -> Any:
     if "OPENAI_API_KEY" in os.environ:
         yield
         return
-    os.environ["OPENAI_API_KEY"] = "agl-placeholder"
+    os.environ["OPENAI_API_KEY"] = PLACEHOLDER_KEY
     try:
         yield
     finally:

@@ -12,3 +12,5 @@ OVERRIDDEN_FIELD = "agl_overridden"
 """Field of a request: what the client put other values in for, with the agent's own; it goes no further than the gateway."""
 NOT_THE_AGENTS = frozenset({401, 403, 404, 408, 425, 429})
 """Refusals by an endpoint that say nothing of the agent: the key and the model's name are the resource's, the load is everyone's."""
+PLACEHOLDER_KEY = "agl-placeholder"
+"""Stands in `OPENAI_API_KEY` during a run where there is none: clients refuse to be built without one. It must never be sent anywhere."""

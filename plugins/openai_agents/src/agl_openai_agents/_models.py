@@ -1,0 +1,192 @@
+"""The model of a run inside an attempt: whatever models its agents have, their calls go to the attempt's endpoint.
+
+That endpoint speaks chat completions. A model that would call Responses is served by the SDK's own model for chat
+completions, which takes and gives the same items; calls that are left alone go to the agent's own model, as they are.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import dataclasses
+import logging
+from collections.abc import AsyncIterator
+from typing import Any
+
+import openai
+from agents import Model, ModelSettings, OpenAIChatCompletionsModel, OpenAIResponsesModel, RunConfig, UserError
+from agents.models import get_default_model_settings
+
+from agl import context
+from agl.agents import is_instance_of
+from agl.gateway.wire import NOT_THE_AGENTS
+from agl.resources import LLM
+from agl_openai_agents._clients import client_for
+from agl_openai_agents._runs import Run
+
+log = logging.getLogger("agl.openai_agents")
+
+OTHER_SDKS = ("agents.extensions.models.litellm_model:LitellmModel", "agents.extensions.models.any_llm_model:AnyLLMModel")
+"""Models that do not speak through the OpenAI SDK, whose calls the core cannot lead."""
+_warned: set[type] = set()
+
+
+class AttemptModel(Model):
+    """Stands in a run's configuration, where it goes before the models of all agents.
+
+    Args:
+        run: that it belongs to; tells who speaks.
+        users: the run's configuration as the user gave it.
+        chained: whether the run leaves its history to the Responses API.
+    """
+
+    def __init__(self, run: Run, users: RunConfig, *, chained: bool) -> None:
+        self.run, self.users, self._chained = run, users, chained
+        self._last: Model | None = None
+        self._own_used: list[Model] = []
+
+    async def get_response(self, system_instructions: Any, input: Any, model_settings: ModelSettings, *args: Any, **kwargs: Any) -> Any:
+        """As the agent's own model does."""
+        with self._call(model_settings) as (model, settings):
+            response = await model.get_response(system_instructions, input, settings, *args, **kwargs)
+        self._note(response.output)
+        return response
+
+    async def stream_response(
+        self, system_instructions: Any, input: Any, model_settings: ModelSettings, *args: Any, **kwargs: Any
+    ) -> AsyncIterator[Any]:
+        """As the agent's own model does."""
+        with self._call(model_settings) as (model, settings):
+            events: Any = model.stream_response(system_instructions, input, settings, *args, **kwargs)
+            try:
+                async for event in events:
+                    if event.type == "response.completed":
+                        self._note(event.response.output)
+                    yield event
+            finally:
+                if hasattr(events, "aclose"):
+                    await events.aclose()
+
+    def get_retry_advice(self, request: Any) -> Any:
+        """Of the model that was called last."""
+        return self._last.get_retry_advice(request) if self._last is not None else None
+
+    def _supports_default_prompt_cache_key(self) -> bool:
+        """Asked by the SDK: whether a call that is left alone may hold one."""
+        if self._llm() is not None:
+            return False
+        supports = getattr(self._own(), "_supports_default_prompt_cache_key", None)
+        return bool(supports()) if supports is not None else False
+
+    async def _cleanup_on_run_end(self, owner: object) -> None:
+        """Asked by the SDK at the end of a run."""
+        for model in self._own_used:
+            clean_up = getattr(model, "_cleanup_on_run_end", None)
+            if clean_up is not None:
+                await clean_up(owner)
+
+    @contextlib.contextmanager
+    def _call(self, settings: ModelSettings) -> Any:
+        """Who answers the call, with which settings; notes what goes wrong at the endpoint."""
+        llm, attempt = self._llm(), self.run.trace.attempt
+        model, settings = (self._own(), self._own_settings(settings)) if llm is None else (self._model_for(llm), _told(settings))
+        self._last, before = model, attempt.last_call
+        if llm is None and not any(used is model for used in self._own_used):
+            self._own_used.append(model)
+        try:
+            yield model, settings
+        except UserError as error:
+            if llm is None or not isinstance(model, OpenAIChatCompletionsModel):
+                raise
+            raise self._unserved(str(error)) from error
+        except Exception as error:
+            self.run.endpoint_error = _not_the_agents(error) or attempt.infrastructure_error
+            raise
+        self.run.endpoint_error = None
+        if llm is not None and attempt.last_call == before:
+            _warn(model)
+
+    def _llm(self) -> LLM | None:
+        return self.run.trace.attempt.llm_for(context.current_role())
+
+    def _own(self) -> Model:
+        """The model that the agent would call without AGL."""
+        agent, users = self.run.agent, self.users
+        if isinstance(users.model, Model):
+            return users.model
+        if users.model is None and isinstance(agent.model, Model):
+            return agent.model
+        return users.model_provider.get_model(users.model or agent.model)
+
+    def _own_settings(self, given: ModelSettings) -> ModelSettings:
+        """The settings of a call that is left alone: a model in the run's configuration takes those away that come with a model's name."""
+        agent, named = self.run.agent, self.users.model
+        if agent.model_settings != _implied(agent.model) or isinstance(named, Model):
+            return given
+        return _implied(named or agent.model).resolve(given)
+
+    def _model_for(self, llm: LLM) -> Model:
+        """A model that speaks chat completions with the attempt's endpoint."""
+        try:
+            own: Any = self._own()
+        except openai.OpenAIError:  # the user's machine has no key for it
+            own = None
+        if (
+            own is not None
+            and not isinstance(own, (OpenAIChatCompletionsModel, OpenAIResponsesModel))
+            and not is_instance_of(own, *OTHER_SDKS)
+        ):
+            return own
+        return self._chat(own, llm)
+
+    def _chat(self, own: Any, llm: LLM) -> Model:
+        client = client_for(getattr(own, "_client", None), llm)
+        if isinstance(own, OpenAIChatCompletionsModel):
+            model = copy.copy(own)
+            model._client = client
+            return model
+        name = getattr(own, "model", None) or self.users.model or self.run.agent.model or llm.model
+        if self._chained:
+            raise self._unserved("`auto_previous_response_id` leaves the history to the Responses API")
+        return OpenAIChatCompletionsModel(str(name), client, strict_feature_validation=isinstance(own, OpenAIResponsesModel))
+
+    def _unserved(self, why: str) -> UserError:
+        role = context.current_role()
+        self.run.trace.unserved = (
+            f"a call of the role `{role}` cannot be made as chat completions, which is what the endpoint of an attempt speaks: {why}. "
+            f'Take that out of the agent, or leave the role to its own endpoint with `Trainer(roles={{"{role}": "original"}})`'
+        )
+        return UserError(self.run.trace.unserved)
+
+    def _note(self, output: Any) -> None:
+        self.run.asked.extend(item for item in output if getattr(item, "type", None) == "function_call")
+
+
+def _told(settings: ModelSettings) -> ModelSettings:
+    """A stream tells its token counts only when it is asked to."""
+    return settings if settings.include_usage is not None else dataclasses.replace(settings, include_usage=True)
+
+
+def _implied(model: Any) -> ModelSettings:
+    """Settings that an agent gets by the name of its model alone."""
+    if model is None:
+        return get_default_model_settings()
+    return get_default_model_settings(model) if isinstance(model, str) else ModelSettings()
+
+
+def _not_the_agents(error: Exception) -> str | None:
+    """What is wrong at the endpoint; None when the request was refused for what it says."""
+    status = getattr(error, "status_code", 0)
+    if isinstance(error, openai.APIConnectionError) or status >= 500 or status in NOT_THE_AGENTS:
+        return f"the endpoint failed in a run that the agent went on after: {type(error).__name__}: {error}"
+    return None
+
+
+def _warn(model: Model) -> None:
+    if type(model) not in _warned:
+        _warned.add(type(model))
+        log.warning(
+            "a %s.%s made no call through the OpenAI SDK in an attempt: its calls go where it sends them, and are not learned from",
+            type(model).__module__,
+            type(model).__qualname__,
+        )
