@@ -2,8 +2,11 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
+# Plugins with an environment of their own for their tests, and the versions of their frameworks.
+PLUGINS ?= autogen
+VERSIONS ?= newest oldest
 
-.PHONY: help setup setup-dev demo test lint types docs reference bench bench-learning bench-plugins test-wheels demo-model test-verl test-examples-plugins clean
+.PHONY: help setup setup-dev demo test lint types docs reference bench bench-learning bench-plugins test-wheels demo-model test-verl test-plugins test-examples-plugins clean
 
 help:            ## show this
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */\1\t/' | expand -t 20
@@ -21,7 +24,7 @@ test: setup-dev  ## pass the tests
 	@$(BIN)/pytest -n 2 --dist loadfile $(ARGS)
 
 lint: setup-dev  ## style and the direction of imports
-	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && PYTHONPATH="$$(echo plugins/*/src | tr ' ' ':')" $(BIN)/lint-imports
 
 types: setup-dev ## pyright, strict on the core
 	@$(BIN)/pyright --pythonpath $(BIN)/python
@@ -49,6 +52,13 @@ demo-model: setup ## make the embedded model of the SQL agent again, in minutes
 
 test-verl:       ## compare advantages and losses with VERL's own, in an environment that has it
 	@$(PYTHON) tools/setup_verl.py .venv-verl && .venv-verl/bin/pytest tests/algorithms/grpo/verl_parity $(ARGS)
+
+test-plugins:    ## the tests of each plugin in an environment of its own, with the newest and the oldest frameworks
+	@set -e; for plugin in $(PLUGINS); do for version in $(VERSIONS); do \
+		echo "$$plugin, $$version frameworks"; \
+		$(PYTHON) tools/setup_plugin.py $$plugin $$(test $$version = newest || echo --$$version); \
+		AGL_TEST_PLUGIN=$$plugin .venv-$$plugin$$(test $$version = newest || echo -$$version)/bin/pytest -n 2 --dist loadfile tests/plugins/$$plugin $(ARGS); \
+	done; done
 
 test-examples-plugins: ## the example packages of examples/plugins, each in an environment of its own
 	@$(PYTHON) tools/setup_pydantic_ai.py .venv-pydantic-ai && .venv-pydantic-ai/bin/pytest -c examples/plugins/agl-pydantic-ai/pyproject.toml examples/plugins/agl-pydantic-ai $(ARGS)

@@ -9,21 +9,18 @@ from __future__ import annotations
 import asyncio
 import copy
 import logging
-import weakref
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import Iterator
 from types import FunctionType, MethodType, ModuleType
 from typing import Any
 
 from agl.agents import is_instance_of
 from agl.errors import ConfigError
 from agl_autogen import _names
+from agl_autogen._clients import CACHE, CLIENT, REPLAY, Clients
 from agl_autogen._names import private
 
 log = logging.getLogger("agl.autogen")
 
-CLIENT = "autogen_core.models:ChatCompletionClient"
-REPLAY = "autogen_ext.models.replay:ReplayChatCompletionClient"
-CACHE = "autogen_ext.models.cache:ChatCompletionCache"
 BENCH = "autogen_core.tools:Workbench"
 EXECUTOR = "autogen_core.code_executor:CodeExecutor"
 RUNTIME = "autogen_core:SingleThreadedAgentRuntime"
@@ -42,8 +39,7 @@ class Copies:
     def __init__(self, agent: Any) -> None:
         parts = list(_parts(agent))
         self._shared = [part for found in parts for part in _live(found)]
-        self._clients = [part for part in self._shared if is_instance_of(part, CLIENT)]
-        self._of_loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Task[_Clients]] = weakref.WeakKeyDictionary()
+        self._clients = Clients([part for part in self._shared if is_instance_of(part, CLIENT)])
         for team in (part for part in parts if is_instance_of(part, _names.TEAM)):
             if not private(team, "_embedded_runtime"):
                 raise ConfigError(
@@ -58,11 +54,7 @@ class Copies:
 
     async def make(self) -> Any:
         """A copy of its own for one attempt, with model clients for the running event loop."""
-        loop = asyncio.get_running_loop()
-        if loop not in self._of_loops:
-            self._of_loops[loop] = asyncio.create_task(_opened(self._clients))
-        clients = await asyncio.shield(self._of_loops[loop])
-        return self._copy(self._pristine, clients.copies)
+        return self._copy(self._pristine, await self._clients.of_this_loop())
 
     def _copy(self, agent: Any, clients: dict[int, Any]) -> Any:
         from autogen_core import SingleThreadedAgentRuntime
@@ -82,41 +74,6 @@ class Copies:
         for team in (part for part in _parts(copied) if is_instance_of(part, _names.TEAM)):
             team._initialized = team._is_running = False
         return copied
-
-
-class _Clients:
-    """Copies of model clients for one event loop, by the id of the original; closed when the loop ends."""
-
-    def __init__(self, copies: dict[int, Any], closing: AsyncGenerator[None]) -> None:
-        self.copies, self._closing = copies, closing
-
-
-async def _opened(clients: list[Any]) -> _Clients:
-    """Copy the clients in a thread: each reads the machine's certificates."""
-    copies = await asyncio.to_thread(lambda: {id(client): _copied(client) for client in clients})
-    closing = _closed_with_the_loop([copies[id(client)] for client in clients if copies[id(client)] is not client])
-    await anext(closing)
-    return _Clients(copies, closing)
-
-
-def _copied(client: Any) -> Any:
-    """A client of its own; one that cannot be copied, or that answers from a cache, is used as it is."""
-    if is_instance_of(client, CACHE):
-        return client
-    try:
-        return copy.deepcopy(client)
-    except Exception as error:
-        log.debug("a %s cannot be copied: %r", type(client).__name__, error)
-        return client
-
-
-async def _closed_with_the_loop(clients: list[Any]) -> AsyncGenerator[None]:
-    """A loop that ends closes its generators, and with this one the connections."""
-    try:
-        yield
-    finally:
-        for client in clients:
-            await client.close()
 
 
 def _live(part: Any) -> Iterator[Any]:

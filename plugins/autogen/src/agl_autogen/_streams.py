@@ -9,9 +9,9 @@ from typing import Any
 
 from agl_autogen._tracing import Run
 
-SOFT_SECONDS = 0.3
+SOFT_SECONDS = 0.2
 """How long what was asked to stop may take to do so by itself."""
-HARD_SECONDS = 0.6
+HARD_SECONDS = 0.5
 """How long a cancelled task is waited for; what holds on longer is abandoned."""
 
 _END: Any = object()
@@ -53,18 +53,20 @@ async def in_a_task(run: Run, stream: Any) -> Any:
     def stop() -> None:
         run.trace.cancel(below=run)
 
-    return await stoppable(_next(run, stream), stop, soft=0.0)
+    return await stoppable(_next(run, stream), stop)
 
 
-async def stoppable(work: Coroutine[Any, Any, Any], stop: Callable[[], None], soft: float = SOFT_SECONDS) -> Any:
-    """The result of `work`; when this is cancelled, `stop` is called, and after `soft` seconds the work is cancelled, too."""
+async def stoppable(work: Coroutine[Any, Any, Any], stop: Callable[[], None]) -> Any:
+    """The result of `work`; when this is cancelled, `stop` is called, and what does not end by that is cancelled, too.
+
+    A team that is cancelled while it shuts its runtime down leaves the runtime's task behind.
+    """
     task = asyncio.create_task(work)
     try:
         await asyncio.wait([task])
     except asyncio.CancelledError:
         stop()
-        if soft:
-            await asyncio.wait([task], timeout=soft)
+        await asyncio.wait([task], timeout=SOFT_SECONDS)
         task.cancel()
         await asyncio.wait([task], timeout=HARD_SECONDS)
         if task.done() and not task.cancelled():
