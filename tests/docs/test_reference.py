@@ -1,6 +1,7 @@
 """The reference is what the code says, and everything that a user or an author may name has a place in it."""
 
 import ast
+import fnmatch
 import re
 import subprocess
 import sys
@@ -76,9 +77,11 @@ def test_every_environment_variable_has_its_place():
 
 
 def test_variables_of_others_that_are_read_have_their_place():
+    """Those of a framework on the page of its plugin."""
     keys = {key for path in SOURCES if path.parts[len(ROOT.parts)] != "examples" for key in _environment_keys(ast.parse(path.read_text()))}
+    pages = page("environment") + "".join(path.read_text() for path in (ROOT / "docs" / "frameworks").glob("*.md"))
     assert "OPENAI_API_KEY" in keys
-    assert [key for key in sorted(keys) if f"`{key}`" not in page("environment")] == []
+    assert [key for key in sorted(keys) if f"`{key}" not in pages] == []
 
 
 def test_every_setting_has_its_place_and_the_example_is_one():
@@ -91,10 +94,10 @@ def test_every_setting_has_its_place_and_the_example_is_one():
 
 
 def test_every_page_is_in_the_index():
-    index = (ROOT / "docs" / "index.md").read_text()
-    pages = [path.relative_to(ROOT / "docs").with_suffix("") for path in (ROOT / "docs").rglob("*.md")]
-    guides = [path.as_posix() for path in pages if path.parts[0] not in ("design", "changelog.d", "_build") and path.name != "index"]
-    assert [name for name in guides if f"\n{name}\n" not in index] == []
+    listed = re.findall(r"^([\w/*-]+)$", (ROOT / "docs" / "index.md").read_text(), re.MULTILINE)
+    pages = [path.relative_to(ROOT / "docs").with_suffix("").as_posix() for path in (ROOT / "docs").rglob("*.md")]
+    shown = [name for name in pages if not name.startswith(("changelog.d/", "_build/")) and name != "index"]
+    assert [name for name in shown if not any(fnmatch.fnmatchcase(name, pattern) for pattern in listed)] == []
 
 
 def test_links_between_pages_lead_somewhere():
