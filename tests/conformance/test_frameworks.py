@@ -10,7 +10,7 @@ import broken_plugins
 import pytest
 import quill
 
-from agl.testing import FrameworkConformance, checks, kit_loop
+from agl.testing import FrameworkConformance, bench, checks, kit_loop
 from agl.testing.expected import ConformanceError, checks_of, failing
 
 
@@ -96,6 +96,22 @@ async def test_a_plain_function_may_be_called_where_a_loop_runs():
 def test_a_case_that_says_what_is_not_so_is_told(values, check, says):
     with pytest.raises(ConformanceError, match=re.escape(says)):
         getattr(checks, check)(kit_of(values.pop("plugin", TestQuill.plugin), **values)())
+
+
+@pytest.mark.parametrize(
+    ("offer", "result"),
+    [
+        ({"tools": [{"type": "function", "function": {"name": "add"}}]}, {"messages": [{"role": "tool", "content": "3"}]}),
+        ({"tools": [{"type": "function", "name": "add"}]}, {"input": [{"type": "function_call_output", "output": "3"}]}),
+        ({"tools": [{"name": "add"}]}, {"messages": [{"role": "user", "content": [{"type": "tool_result", "content": "3"}]}]}),
+    ],
+    ids=["chat", "responses", "messages"],
+)
+def test_the_scripted_model_calls_the_tool_once_in_every_dialect(offer, result):
+    model = bench.Model(TestQuill())
+    assert model({**offer, "input": "task-1"}).tool_calls == [("add", {"a": 1, "b": 2})]
+    assert model({**offer, **result}).tool_calls == []
+    assert model({"input": "task-1"}).tool_calls == []
 
 
 def test_what_a_case_does_not_have_is_left_out():

@@ -21,7 +21,7 @@ from agl.context import ActiveAttempt, entered
 from agl.errors import ConfigError, PluginError
 from agl.gateway.server import Gateway
 from agl.plugins import Plugins
-from agl.resources import LLM, Resource, Resources
+from agl.resources import LLM, PromptTemplate, Resource, Resources
 from agl.results import RolloutResult
 from agl.rollouts import Attempt, Rollout, new_id
 from agl.runner import BoundAgent, ThreadExecutor
@@ -32,7 +32,7 @@ from agl.tasks import Task
 from agl.testing.case import FrameworkCase
 from agl.testing.expected import ConformanceError, require
 from agl.testing.reply import Reply
-from agl.testing.scripted import Recorded, ScriptedServer
+from agl.testing.scripted import ScriptedServer
 from agl.transitions import transitions_of
 
 BUILT_IN = (agl.builtin.functions, agl.builtin.openai_sdk, agl.builtin.credit)
@@ -62,7 +62,7 @@ class Model:
         if refusal is not None:
             return refusal
         text = f"the answer to {' and '.join(tasks_in(body)) or 'nothing'}"
-        calls = [self._tool] if self._tool is not None and _offers(body, self._tool[0]) and not _has_tool_result(body) else []
+        calls = [self._tool] if self._tool is not None and _offers(body, self._tool[0]) and not has_tool_result(body) else []
         reply = Reply(None if calls else text, calls, delay=self.delay + self.first_delay)
         self.first_delay = 0.0
         self.said.append((body, reply))
@@ -75,11 +75,15 @@ def tasks_in(body: Any) -> list[str]:
 
 
 def _offers(body: Mapping[str, Any], tool: str) -> bool:
-    return any(offered.get("function", {}).get("name") == tool for offered in body.get("tools") or ())
+    return any(tool in (offered.get("name"), offered.get("function", {}).get("name")) for offered in body.get("tools") or ())
 
 
-def _has_tool_result(body: Mapping[str, Any]) -> bool:
-    return any(message.get("role") == "tool" for message in body.get("messages") or ())
+def has_tool_result(body: Mapping[str, Any]) -> bool:
+    """Whether a request, of any dialect, tells the model what a tool gave."""
+    items: list[Any] = [*(body.get("messages") or ()), *(body["input"] if isinstance(body.get("input"), list) else ())]
+    blocks = [block for item in items if isinstance(item.get("content"), list) for block in item["content"]]
+    kinds = {item.get("role") for item in items} | {part.get("type") for part in [*items, *blocks]}
+    return bool(kinds & {"tool", "function_call_output", "tool_result"})
 
 
 class Bench:
@@ -135,8 +139,6 @@ class Bench:
 
     def prompts(self, mark: str = "1") -> dict[str, Resource]:
         """The case's prompt resources, each with a text to be found again."""
-        from agl.resources import PromptTemplate
-
         return {name: PromptTemplate(template=f"{name} of version-{mark}.") for name in self.case.has_prompts}
 
     @contextlib.contextmanager
@@ -223,11 +225,6 @@ def text_of_result(result: RolloutResult) -> str:
 def calls_of(result: RolloutResult) -> list[Span]:
     """The llm spans of a result."""
     return [span for span in result.spans if span.kind == SpanKind.LLM]
-
-
-def bodies_of(requests: Iterable[Recorded]) -> list[dict[str, Any]]:
-    """What was asked of a scripted server."""
-    return [request.body for request in requests]
 
 
 def plugins_of(case: FrameworkCase, *, built_in: bool = True) -> Plugins:

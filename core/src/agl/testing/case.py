@@ -6,7 +6,7 @@ import importlib
 import inspect
 from collections.abc import Sequence
 from types import ModuleType
-from typing import Any, ClassVar, cast
+from typing import Any, cast
 
 from agl.resources import LLM
 
@@ -35,8 +35,6 @@ class FrameworkCase:
     """The plugin records spans of its own around the LLM calls."""
     patched_objects: Sequence[str] = ()
     """Classes (`package.module:Class`) and modules outside of `frameworks` that are shadowed during an attempt."""
-
-    expected_failures: ClassVar[Any] = {}
 
     def make_agent(self, llm: LLM) -> Any:
         """A fresh agent as a user builds it, whose own endpoint is `llm` (`llm.base_url`, `llm.api_key`, `llm.model`)."""

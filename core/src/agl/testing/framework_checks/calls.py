@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from agl.spans import SpanKind
-from agl.testing.bench import FIRST, Bench, calls_of, tasks_in
+from agl.testing.bench import FIRST, Bench, calls_of, has_tool_result, tasks_in
 from agl.testing.expected import require
 from agl.testing.framework_checks import counted, on_bench
 from agl.testing.reply import Reply, Sampled
@@ -77,7 +77,7 @@ async def tool_calls_are_recorded(bench: Bench) -> None:
     """
     name, _ = bench.case.calls_tools or ("", {})
     result = await bench.one()
-    answered = [body for body, _ in bench.model.said if any(message["role"] == "tool" for message in body["messages"])]
+    answered = [body for body, _ in bench.model.said if has_tool_result(body)]
     require(answered, f"the model called `{name}` and never saw its result")
     if bench.case.records_spans:
         tools = [span for span in result.spans if span.kind == SpanKind.TOOL]
