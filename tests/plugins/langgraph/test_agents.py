@@ -12,6 +12,7 @@ from langchain_core.messages import AnyMessage
 from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.tools import tool
 from langgraph.graph import START, StateGraph, add_messages
+from langgraph.pregel.remote import RemoteGraph
 from langgraph.types import Command, Send
 from pydantic import BaseModel
 
@@ -184,7 +185,7 @@ def test_emitting_outside_an_attempt_does_nothing(attempts, solver):
 
 
 def test_a_remote_graph_is_refused_since_its_calls_are_made_elsewhere():
-    remote = pytest.importorskip("langgraph.pregel.remote").RemoteGraph("agent", url="http://127.0.0.1:9")
+    remote = RemoteGraph("agent", url="http://127.0.0.1:9")
     with pytest.raises(ConfigError, match=r"`RemoteGraph` runs in its server's process.*give the graph itself"):
         plugin.agl_adapt_agent(remote)
 
