@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import re
 from typing import Any, cast
 
 import msgspec
@@ -46,7 +47,7 @@ def _check_request(path: str, key: str, body: dict[str, Any]) -> None:
     said = (key, body["model"], body["temperature"], body.get("max_completion_tokens") or body.get("max_tokens"), tasks_in(body))
     own = (f"Bearer key-{number}", f"policy-{number}", int(number) / 100, 1000 + int(number), [f"task-{number}"])
     require(said == own, f"a call under version {number} was made with {said}, its own is {own}")
-    marks = {word.rstrip(".") for word in msgspec.json.encode(body).decode().replace('"', " ").split() if word.startswith("version-")}
+    marks = set(re.findall(r"version-\d+", msgspec.json.encode(body).decode()))
     require(marks <= {f"version-{number}"}, f"a call under version {number} holds the prompts of {sorted(marks)}")
 
 
