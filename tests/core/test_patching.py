@@ -96,3 +96,22 @@ def test_a_plugins_own_canary_is_asked_too(library):
 def test_the_error_names_the_installed_version():
     with pytest.raises(PluginError, match=r"cannot patch msgspec \d+\.\d+"):
         Patches("mine", [Patch("msgspec:gone", "x", loud)]).check()
+
+
+def test_a_library_that_is_not_imported_yet_is_patched_as_soon_as_it_is(tmp_path, monkeypatch):
+    (tmp_path / "late_library.py").write_text("def top():\n    return 'top'\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    patches = Patches("mine", [Patch("late_library:top", "calls are loud", loud)])
+    patches.apply_when_imported()
+    patches.apply_when_imported()
+    assert not patches.applied
+    assert "late_library" not in sys.modules
+    import late_library
+
+    assert (late_library.top(), patches.applied) == ("<top>", True)
+    patches.undo()
+    assert late_library.top() == "top"
+    patches.apply_when_imported()
+    assert late_library.top() == "<top>"
+    patches.undo()
+    del sys.modules["late_library"]

@@ -1,7 +1,7 @@
 """Patches: what a plugin must change in a library that offers no public way, as rows of a table that can be undone.
 
     PATCHES = Patches("openai_sdk", [Patch("openai:OpenAI.request", "calls go to the attempt", through_attempt)])
-    PATCHES.apply()
+    PATCHES.apply_when_imported()
 
 Prefer the library's own extension points. A replacement must leave everything alone outside an attempt: it stays in
 place between attempts.
@@ -20,6 +20,7 @@ from typing import Any
 import msgspec
 
 from agl.errors import PluginError
+from agl.importing import when_imported
 
 
 class Patch(msgspec.Struct, frozen=True):
@@ -59,7 +60,8 @@ class Patches:
         self.plugin, self.table, self.supported = plugin, tuple(table), supported
         self._canary = canary
         self._applied: list[_Applied] = []
-        self._lock = threading.Lock()
+        self._stop_waiting: Callable[[], None] | None = None
+        self._lock = threading.RLock()
 
     @property
     def applied(self) -> bool:
@@ -99,12 +101,31 @@ class Patches:
                 setattr(owner, name, replacement)
                 self._applied.append(_Applied(owner, name, inherited, kept, replacement))
 
-    def undo(self) -> None:
-        """Give every owner its own object back, in reverse; what another library has wrapped since is left in place."""
+    def apply_when_imported(self) -> None:
+        """Put all in place once the first row's module is imported, now or later; a second call does nothing.
+
+        An agent may import its framework inside its first rollout: a plugin that patches only what is there already misses it.
+
+        Raises:
+            PluginError: as `apply`, here or out of the import.
+        """
         with self._lock:
+            if self._applied or self._stop_waiting is not None:
+                return
+            self._stop_waiting = when_imported(self.table[0].target.partition(":")[0], lambda module: self.apply())
+
+    def undo(self) -> None:
+        """Give every owner its own object back, in reverse; what another library has wrapped since is left in place.
+
+        Ends the waiting of `apply_when_imported`, too.
+        """
+        with self._lock:
+            if self._stop_waiting is not None:
+                self._stop_waiting()
+                self._stop_waiting = None
             while self._applied:
                 row = self._applied.pop()
-                if inspect.getattr_static(row.owner, row.name) is not row.replacement:
+                if inspect.getattr_static(row.owner, row.name, None) is not row.replacement:
                     continue
                 if row.inherited:
                     delattr(row.owner, row.name)

@@ -9,18 +9,17 @@ from __future__ import annotations
 import importlib
 import sys
 import threading
-from collections.abc import Sequence
-from importlib.machinery import ModuleSpec, PathFinder
-from types import ModuleType
+from collections.abc import Callable
 from typing import Any
 
+from agl.importing import when_imported
 from agl_langgraph import _tracing
 
 MODULE = "langchain_core.tracers.context"
 """Where LangChain keeps the hooks that add handlers to each run."""
 
-_lock = threading.Lock()
-_watching = False
+_lock = threading.RLock()
+_stop_waiting: Callable[[], None] | None = None
 
 
 class _HandlerOfAttempt:
@@ -38,52 +37,26 @@ class _HandlerOfAttempt:
         return handler_of(trace)
 
 
-class _Watcher:
-    """A finder on `sys.meta_path`. No base class: `importlib.abc` alone costs more than the rest of this plugin."""
-
-    def find_spec(self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
-        if fullname != MODULE:
-            return None
-        spec = PathFinder.find_spec(fullname, path)
-        if spec is not None and spec.loader is not None:
-            _register_after(spec.loader)
-        return spec
-
-
 def watch() -> None:
     """Register with LangChain once per process: now if it is imported, else when it will be."""
-    global _watching
+    global _stop_waiting
     with _lock:
-        if _watching:
-            return
-        _watching = True
-        if MODULE in sys.modules:
-            _register(importlib.import_module(MODULE))
-        else:
-            sys.meta_path.insert(0, _Watcher())  # type: ignore[arg-type]
+        if _stop_waiting is None:
+            _stop_waiting = when_imported(MODULE, _register)
 
 
 def unwatch() -> None:
     """Leave LangChain as it was before `watch`."""
-    global _watching
+    global _stop_waiting
     with _lock:
-        _watching = False
-        sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder, _Watcher)]
+        if _stop_waiting is not None:
+            _stop_waiting()
+            _stop_waiting = None
         hooks = getattr(sys.modules.get(MODULE), "_configure_hooks", None)  # there is no public way to take one back
         if hooks is not None:
             hooks[:] = [entry for entry in hooks if not isinstance(entry[0], _HandlerOfAttempt)]
         if "agl_langgraph._cache" in sys.modules:
             importlib.import_module("agl_langgraph._cache").give_back_cache()
-
-
-def _register_after(loader: Any) -> None:
-    execute = loader.exec_module
-
-    def exec_module(module: ModuleType) -> None:
-        execute(module)
-        _register(module)
-
-    loader.exec_module = exec_module
 
 
 def _register(module: Any) -> None:

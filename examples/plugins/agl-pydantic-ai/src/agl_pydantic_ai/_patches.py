@@ -7,10 +7,7 @@ one: an import that has not happened is waited for.
 from __future__ import annotations
 
 import contextlib
-import sys
-from collections.abc import AsyncIterator, Callable, Sequence
-from importlib.machinery import ModuleSpec, PathFinder
-from types import ModuleType
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import agl
@@ -19,20 +16,6 @@ from agl.patching import Patch, Patches
 
 MODULE = "pydantic_ai.agent"
 """Where `Agent` is defined."""
-
-
-def apply_when_imported() -> None:
-    """Put the patch in place, now or when there is something to patch; a second call does nothing."""
-    if MODULE in sys.modules and hasattr(sys.modules[MODULE], "Agent"):
-        PATCHES.apply()
-    elif not any(isinstance(finder, _Watcher) for finder in sys.meta_path):
-        sys.meta_path.insert(0, _Watcher())  # type: ignore[arg-type]
-
-
-def uninstall() -> None:
-    """Take back what the plugin has put into the process."""
-    sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder, _Watcher)]
-    PATCHES.undo()
 
 
 def _in_attempts(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -62,21 +45,3 @@ PATCHES = Patches(
     [Patch(f"{MODULE}:Agent.iter", "runs are recorded, and use the attempt's model", _in_attempts, parameters=("capabilities",))],
     supported="pydantic-ai-slim>=2.20,<3",
 )
-
-
-class _Watcher:
-    """A finder on `sys.meta_path` that finds nothing itself."""
-
-    def find_spec(self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
-        spec = PathFinder.find_spec(fullname, path) if fullname == MODULE else None
-        if spec is not None and spec.loader is not None:
-            spec.loader.exec_module = _then_apply(spec.loader.exec_module)  # type: ignore[method-assign]
-        return spec
-
-
-def _then_apply(execute: Callable[[ModuleType], None]) -> Callable[[ModuleType], None]:
-    def exec_module(module: ModuleType) -> None:
-        execute(module)
-        PATCHES.apply()
-
-    return exec_module

@@ -7,9 +7,9 @@ from typing import Any
 
 import agl
 
-from agl_pydantic_ai import _patches
+from agl_pydantic_ai._patches import PATCHES
 
-uninstall = _patches.uninstall
+uninstall = PATCHES.undo
 """Takes back what the plugin has put into the process; AGL's kit calls it."""
 
 AGENT = "pydantic_ai.agent:AbstractAgent"
@@ -27,7 +27,7 @@ def agl_trace_rollout() -> None:
 
     There is nothing to undo: outside an attempt the patch hands on to the original.
     """
-    _patches.apply_when_imported()
+    PATCHES.apply_when_imported()
 
 
 class Adapter(agl.AgentAdapter):
