@@ -89,6 +89,12 @@ def script():
 def attempts(script):
     with ScriptedServer(lambda body: script["answer"](body)) as server:
         yield Attempts(server)
+
+
+@pytest.fixture(autouse=True)
+def originals():
+    """Each test starts from the libraries' own methods."""
+    yield
     plugin.uninstall()
     openai_sdk.uninstall()
 

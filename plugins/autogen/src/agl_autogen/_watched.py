@@ -17,7 +17,7 @@ from agl_autogen import _names
 from agl_autogen._prompts import put_in
 from agl_autogen._streams import ended, followed, in_a_task
 from agl_autogen._tracing import Run, Trace, current_run, current_trace, joined
-from agl_autogen._values import jsonable
+from agl_autogen._values import told
 
 _MESSAGES = "autogen_agentchat.messages"
 _ASKED_OF_MANAGERS = frozenset({"GroupChatStart", "GroupChatAgentResponse", "GroupChatTeamResponse"})
@@ -36,7 +36,7 @@ def agent_run(original: Callable[..., Any]) -> Callable[..., Any]:
         if trace is None:
             return await original(self, *args, **kwargs)
         own = _start_agent(trace, self, kwargs.get("task"))
-        result = await _inside(own, original(self, *args, **kwargs))
+        result = await _inside(own, original, self, *args, **kwargs)
         for message in result.messages:
             _said(own, message)
         ended(own)
@@ -98,7 +98,7 @@ def team_stream(original: Callable[..., Any]) -> Callable[..., Any]:
 async def _team_stream(team: Any, stream: Any, given: Any) -> Any:
     trace, team_id = current_trace(), str(_names.private(team, "_team_id"))
     assert trace is not None
-    about = {"gen_ai.operation.name": "invoke_agent", "agl.autogen.team_id": team_id, "agl.input": jsonable(given)}
+    about = {"gen_ai.operation.name": "invoke_agent", "agl.autogen.team_id": team_id, "agl.input": told(given)}
     run = trace.start(SpanKind.AGENT, team.name, about, subject=team)
     if not _names.private(team, "_embedded_runtime"):
         _elsewhere[team_id] = run
@@ -115,7 +115,7 @@ def _team_said(run: Run, item: Any) -> None:
     if is_instance_of(item, "autogen_agentchat.base:TaskResult"):
         last = item.messages[-1] if item.messages else None
         run.attributes |= {
-            "agl.output": jsonable(last),
+            "agl.output": told(last),
             "agl.autogen.stop_reason": item.stop_reason,
             "agl.autogen.messages": len(item.messages),
         }
@@ -130,7 +130,7 @@ def member_message(original: Callable[..., Any]) -> Callable[..., Any]:
             run = _start_member(self, type(message).__name__)
             if run is None:
                 return await original(self, message, ctx)
-            result = await _inside(run, original(self, message, ctx))
+            result = await _inside(run, original, self, message, ctx)
             if run.subject is self:  # a manager: whom has it chosen?
                 run.attributes["agl.output"] = list(getattr(self, "_active_speakers", ()))
             ended(run)
@@ -174,8 +174,8 @@ def tool_run(original: Callable[..., Any]) -> Callable[..., Any]:
             return await original(self, args, cancellation_token, call_id=call_id)
         _keep_context_in_threads()
         run = _start_tool(trace, self, args, call_id)
-        result = await _inside(run, original(self, args, cancellation_token, call_id=call_id))
-        ended(run, None, **{"gen_ai.tool.call.result": jsonable(result)})
+        result = await _inside(run, original, self, args, cancellation_token, call_id=call_id)
+        ended(run, None, **{"gen_ai.tool.call.result": told(result)})
         return result
 
     return run_json
@@ -204,14 +204,14 @@ async def _tool_stream(tool: Any, stream: Any, args: Any, call_id: str | None) -
             async for item in items:
                 yield item
     finally:
-        run.attributes["gen_ai.tool.call.result"] = jsonable(run.attributes.get("gen_ai.tool.call.result"))
+        run.attributes["gen_ai.tool.call.result"] = told(run.attributes.get("gen_ai.tool.call.result"))
 
 
-async def _inside(run: Run, work: Any) -> Any:
-    """The result of `work`, done inside a run; a failure ends the run."""
+async def _inside(run: Run, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """What the framework's own method gives, called inside a run; a failure ends the run."""
     try:
         with run, put_in(run.subject, run.role, run.trace.attempt):
-            return await work
+            return await original(*args, **kwargs)
     except BaseException as error:
         ended(run, error)
         raise
@@ -222,7 +222,7 @@ def _start_agent(trace: Trace, agent: Any, given: Any, agent_id: str | None = No
         "gen_ai.operation.name": "invoke_agent",
         "gen_ai.agent.name": agent.name,
         "gen_ai.agent.id": agent_id,
-        "agl.input": jsonable(given),
+        "agl.input": told(given),
     }
     return trace.start(SpanKind.AGENT, agent.name, about, subject=agent)
 
@@ -233,7 +233,7 @@ def _start_tool(trace: Trace, tool: Any, args: Any, call_id: str | None) -> Run:
         "gen_ai.operation.name": "execute_tool",
         "gen_ai.tool.name": tool.name,
         "gen_ai.tool.call.id": call_id,
-        "gen_ai.tool.call.arguments": jsonable(args),
+        "gen_ai.tool.call.arguments": told(args),
     }
     if outer is not None:
         outer.seen.add(str(call_id))
@@ -248,7 +248,7 @@ def _said(run: Run, item: Any) -> None:
     if getattr(message, "source", None) != run.subject.name:  # of an agent below, on its way up
         return
     if is_instance_of(message, f"{_MESSAGES}:BaseChatMessage"):
-        run.attributes["agl.output"] = jsonable(message)
+        run.attributes["agl.output"] = told(message)
         if is_instance_of(message, f"{_MESSAGES}:HandoffMessage") and message.id not in run.seen:
             run.seen.add(message.id)
             about = {"agl.handoff.source": message.source, "agl.handoff.target": message.target, "agl.output": message.content}
@@ -269,8 +269,8 @@ def _add_tool(run: Run, result: Any) -> None:
         "gen_ai.operation.name": "execute_tool",
         "gen_ai.tool.name": result.name,
         "gen_ai.tool.call.id": result.call_id,
-        "gen_ai.tool.call.arguments": jsonable(run.asked.get(result.call_id)),
-        "gen_ai.tool.call.result": jsonable(result.content),
+        "gen_ai.tool.call.arguments": told(run.asked.get(result.call_id)),
+        "gen_ai.tool.call.result": told(result.content),
     }
     status, error = (SpanStatus.ERROR, str(result.content)[:2000]) if result.is_error else (SpanStatus.OK, None)
     run.trace.add(run, SpanKind.TOOL, result.name, run.asked_at, about, status=status, error=error)
