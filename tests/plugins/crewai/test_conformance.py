@@ -4,6 +4,7 @@ from agl.resources import LLM
 from agl.testing import FrameworkConformance
 
 TASK = "{text}"
+IN_THREADS = "agents call the model in threads, which nobody can stop; AGL's gateway drops such a call, and this check goes around it"
 
 
 def model_of(llm, **options):
@@ -36,6 +37,7 @@ class CrewConformance(FrameworkConformance):
     entry_point = "crewai"
     records_spans = True
     retries = True
+    expected_failures = {"test_a_stopped_rollout_stops_its_work": IN_THREADS}
 
     def make_input(self, text):
         return {"text": text}

@@ -120,6 +120,7 @@ def _told(event: Any) -> dict[str, Any]:
     given = next((getattr(event, name) for name in ("output", "result") if getattr(event, name, None) is not None), None)
     if given is None:
         return {}
+    given = getattr(given, "raw", given)  # what stands around the text of a crew's output is in the spans of its tasks
     return {"gen_ai.tool.call.result" if event.type.startswith("tool_") else "agl.output": jsonable(given)}
 
 

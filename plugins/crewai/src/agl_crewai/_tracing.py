@@ -61,7 +61,7 @@ class Trace:
         """
         call_id = getattr(event, "call_id", None)
         run = self._open.get(event.started_event_id or "")
-        if run is not None and run.type == started and run.call_id == call_id:
+        if run is not None and run.type == started:
             return run
         run = current_run()
         while run is not None and not (run.open and run.type == started and run.call_id == call_id):
