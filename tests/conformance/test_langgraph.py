@@ -4,6 +4,7 @@ import operator
 from typing import Annotated, Any, TypedDict
 
 import openai
+from langchain.agents import create_agent
 from langchain_core.messages import AnyMessage
 from langchain_core.tools import tool
 from langchain_openai import ChatOpenAI
@@ -62,6 +63,17 @@ class TestToolAgent(LangGraph):
 
         graph = StateGraph(State).add_node(think).add_node("tools", ToolNode([add])).add_edge(START, "think")
         return graph.add_conditional_edges("think", tools_condition).add_edge("tools", "think").compile(name="solver")
+
+
+class TestCreateAgent(LangGraph):
+    """LangChain's own agent, whose prompts are known before it runs."""
+
+    roles = ("solver", "solver")
+    calls_tools = ("add", {"a": 1, "b": 2})
+    has_prompts = ("solver.system_prompt", "solver.tools.add.description")
+
+    def make_agent(self, llm):
+        return create_agent(chat(llm), [add], system_prompt="You add.", name="solver")
 
 
 class TestNestedAndParallelGraphs(LangGraph):

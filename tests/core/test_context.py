@@ -64,6 +64,17 @@ def test_an_operation_that_raises_is_kept_with_its_error(make_attempt):
     assert (span.status, span.error) == (SpanStatus.ERROR, "ValueError: no")
 
 
+def test_outside_an_attempt_emitting_does_nothing_and_says_so_once(caplog):
+    context._say_outside.cache_clear()
+    with caplog.at_level("DEBUG", logger="agl"):
+        for _ in range(2):
+            context.emit_reward(1.0)
+            context.emit_message("hi")
+            context.emit_object(3)
+    assert [record.levelname for record in caplog.records] == ["DEBUG"]
+    assert "said once" in caplog.text
+
+
 def test_roles_nest_and_end(make_attempt):
     with entered(make_attempt()):
         with agl.role("team"), agl.role("writer"):

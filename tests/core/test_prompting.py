@@ -64,6 +64,13 @@ def test_tools_of_the_responses_api_are_described_beside_their_name():
     assert overridden == {"a.tools.add.description": "Add."}
 
 
+def test_a_content_of_parts_keeps_its_form():
+    part = {"type": "text", "text": "old", "cache_control": {"type": "ephemeral"}}
+    body, overridden = put_in({"messages": [{"role": "system", "content": [part]}]}, "a", given(a__system_prompt="new"))
+    assert body["messages"][0]["content"] == [{**part, "text": "new"}]
+    assert overridden == {"a.system_prompt": "old"}
+
+
 @pytest.mark.parametrize(
     "body",
     [{}, {"messages": [{"role": "user", "content": "hi"}]}, {"messages": None}, {"messages": ["x"]}, {"input": "hi", "tools": [3]}],

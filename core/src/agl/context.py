@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
+import functools
 import logging
 import queue
 import threading
@@ -212,6 +213,7 @@ def operation(name: str, kind: SpanKind = SpanKind.OPERATION, /, **attributes: A
     """
     attempt = _ATTEMPT.get()
     if attempt is None:
+        _say_outside()
         yield attributes
         return
     span_id, parent, started, error = new_span_id(), current_span(), time.time(), None
@@ -255,9 +257,14 @@ def emit_reward(value: Any, name: str = FINAL) -> None:
     attempt = _ATTEMPT.get()
     reward = make_reward(value, name=name, source="agent", span_id=_last_call(attempt) if attempt and name != FINAL else None)
     if attempt is None:
-        log.debug("emit_reward(%r) outside an attempt does nothing", value)
+        _say_outside()
         return
     attempt.add_reward(reward)
+
+
+@functools.cache
+def _say_outside() -> None:
+    log.debug("rewards, messages, objects and operations outside an attempt are recorded nowhere (said once)")
 
 
 def _last_call(attempt: ActiveAttempt) -> str | None:

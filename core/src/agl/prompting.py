@@ -18,8 +18,6 @@ from agl.roles import Roles
 from agl.spans import LLMCall, Span, SpanKind
 from agl.transitions import call_of
 
-SYSTEM = ("system_prompt", "instructions")
-"""Names of a role's first message; they mean the same."""
 USED_PROMPTS = "agl.prompts"
 """Attribute of an attempt's root span: names of the prompt templates that were put into the agent."""
 _SYSTEM_ROLES = ("system", "developer")
@@ -125,7 +123,7 @@ def _message(body: Mapping[str, Any], prefix: str) -> Iterator[_Place]:
 def _put_message(field: str, index: int) -> Callable[[dict[str, Any], str], None]:
     def put(changed: dict[str, Any], text: str) -> None:
         messages = [*changed[field]]
-        messages[index] = {**messages[index], "content": text}
+        messages[index] = {**messages[index], "content": _worded(messages[index].get("content"), text)}
         changed[field] = messages
 
     return put
@@ -150,6 +148,11 @@ def _text(content: Any) -> Any:
     """The text of a message whose content is a list of one text part; any other content as it is."""
     parts = _list(content)
     return parts[0]["text"] if len(parts) == 1 and isinstance(parts[0].get("text"), str) else content
+
+
+def _worded(content: Any, text: str) -> Any:
+    """A message's content with another text, in the form that it has."""
+    return [{**_list(content)[0], "text": text}] if isinstance(content, list) and isinstance(_text(content), str) else text
 
 
 def check(values: Mapping[str, Resource], roles: Roles, listed: Mapping[str, PromptTemplate] | None) -> None:

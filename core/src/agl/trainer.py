@@ -285,7 +285,8 @@ class Trainer:
     ) -> AsyncGenerator[Run]:
         """Store, gateway, algorithm and runners, up for one run; taken down whatever happens. A dry run has no algorithm and no trackers."""
         bound = BoundAgent(agent, self.plugins, self.roles)
-        self._check_names(bound, self.initial_resources)
+        prompts = self.plugins.prompts(bound.spec.agent)
+        check_prompts(self.initial_resources, self.roles, prompts)
         for name, tasks in datasets.items():
             try:
                 bound.input(tasks[0].data)
@@ -312,7 +313,7 @@ class Trainer:
                 stack.push_async_callback(learner.stop)
                 started = await learner.start(run)
                 values = {**started, **{name: value for name, value in values.items() if name not in started}}
-            self._check_names(bound, values)
+            check_prompts(values, self.roles, prompts)
             self.roles.check(Resources(version=0, values=values).llms())
             await run.publish(metrics=None, **values)
             executor = self.executor(
@@ -412,10 +413,6 @@ class Trainer:
         for name, llm in self.initial_resources.items():
             if isinstance(llm, LLM):
                 _check_endpoint(name, llm.endpoint)
-
-    def _check_names(self, agent: BoundAgent, values: Mapping[str, Resource]) -> None:
-        """Refuse prompts that no call of the agent can have."""
-        check_prompts(values, self.roles, self.plugins.prompts(agent.spec.agent))
 
     def _config(self) -> dict[str, Any]:
         """What a resumed run must share with its beginning, as JSON."""

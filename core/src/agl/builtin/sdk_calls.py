@@ -18,6 +18,7 @@ from agl.spans import SpanKind
 
 PATHS = frozenset({"/chat/completions", "/completions", "/responses"})
 """Calls that sample from a language model; embeddings, files and the rest stay on the user's endpoint."""
+OWN_FAILED = "the agent's own endpoint failed: "
 _SAFE = "/ :,;@()[]<>=+&!$'*"
 
 
@@ -68,9 +69,10 @@ class Call:
                 yield
         except Exception as error:
             if why := _not_the_agents(error):
-                self.attempt.infrastructure_error = f"the agent's own endpoint failed: {why}"
+                self.attempt.infrastructure_error = OWN_FAILED + why
             raise
-        self.attempt.infrastructure_error = None
+        if (self.attempt.infrastructure_error or "").startswith(OWN_FAILED):  # the gateway's says nothing of this endpoint
+            self.attempt.infrastructure_error = None
 
     def _model(self) -> str:
         return str(_body(self.options).get("model"))
