@@ -9,9 +9,11 @@ from autogen_agentchat.agents import AssistantAgent
 from autogen_agentchat.conditions import MaxMessageTermination
 from autogen_agentchat.messages import TextMessage
 from autogen_agentchat.teams import DiGraphBuilder, RoundRobinGroupChat, SelectorGroupChat
-from autogen_core import CancellationToken, SingleThreadedAgentRuntime
+from autogen_core import CancellationToken, InMemoryStore, SingleThreadedAgentRuntime
 from autogen_core.model_context import BufferedChatCompletionContext
 from autogen_core.models import UserMessage
+from autogen_ext.models.cache import ChatCompletionCache
+from autogen_ext.models.replay import ReplayChatCompletionClient
 
 import agl
 from agl.errors import ConfigError
@@ -86,6 +88,31 @@ async def test_tools_are_the_users_own_functions(attempts, client, script):
     for number in range(2):
         await attempts.run(AssistantAgent("solver", client(), tools=[desk.count]), number=number)
     assert desk.asked == 2
+
+
+async def test_a_tool_that_uses_an_agent_from_outside_is_warned_of(client, caplog):
+    writer = AssistantAgent("writer", client())
+
+    async def ask(question: str) -> str:
+        """Asks the writer."""
+        return (await writer.run(task=question)).messages[-1].to_text()
+
+    with caplog.at_level(logging.WARNING, "agl.autogen"):
+        plugin.agl_adapt_agent(AssistantAgent("solver", client(), tools=[ask]))
+    assert "the tool `ask` is a function that uses `writer`" in caplog.text
+
+
+async def test_an_answer_from_a_cache_is_warned_of(client, caplog):
+    with caplog.at_level(logging.WARNING, "agl.autogen"):
+        plugin.agl_adapt_agent(AssistantAgent("solver", ChatCompletionCache(client(), InMemoryStore())))
+    assert "`solver` has a model client with a cache" in caplog.text
+
+
+async def test_a_scripted_client_of_autogen_starts_from_its_first_reply_in_each_attempt(attempts):
+    solver = AssistantAgent("solver", ReplayChatCompletionClient(["first", "second"]))
+    for number in range(2):
+        result, _ = await attempts.run(solver, number=number)
+        assert result.messages[-1].content == "first"
 
 
 async def test_a_team_that_cannot_be_copied_is_refused_before_anything_starts(client):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import inspect
 import logging
 from collections.abc import Iterator
 from types import FunctionType, MethodType, ModuleType
@@ -23,6 +24,7 @@ log = logging.getLogger("agl.autogen")
 
 BENCH = "autogen_core.tools:Workbench"
 EXECUTOR = "autogen_core.code_executor:CodeExecutor"
+SDK = ("openai:OpenAI", "openai:AsyncOpenAI")
 RUNTIME = "autogen_core:SingleThreadedAgentRuntime"
 HISTORY = "autogen_core.model_context:ChatCompletionContext"
 
@@ -38,16 +40,9 @@ class Copies:
 
     def __init__(self, agent: Any) -> None:
         parts = list(_parts(agent))
+        _check(agent, parts)
         self._shared = [part for found in parts for part in _live(found)]
         self._clients = Clients([part for part in self._shared if is_instance_of(part, CLIENT)])
-        for team in (part for part in parts if is_instance_of(part, _names.TEAM)):
-            if not private(team, "_embedded_runtime"):
-                raise ConfigError(
-                    f"the team `{team.name}` was made with `runtime=`, which copies of it cannot share; leave that out, or make the "
-                    "team inside a function with `@agl.rollout`"
-                )
-        if any(is_instance_of(part, CACHE) for part in parts):
-            log.warning("`%s` has a model client with a cache: an answer from it is not the policy's and is not trained on", agent.name)
         self._pristine = self._copy(agent, {})
         if _forget(self._pristine):
             log.warning("`%s` has been used before; every attempt starts without that conversation", agent.name)
@@ -76,9 +71,28 @@ class Copies:
         return copied
 
 
+def _check(agent: Any, parts: list[Any]) -> None:
+    """Refuse what no copy can have, and warn of what copies would share."""
+    for part in parts:
+        if is_instance_of(part, _names.TEAM) and not private(part, "_embedded_runtime"):
+            raise ConfigError(
+                f"the team `{part.name}` was made with `runtime=`, which copies of it cannot share; leave that out, or make the "
+                "team inside a function with `@agl.rollout`"
+            )
+        if is_instance_of(part, CACHE):
+            log.warning("`%s` has a model client with a cache: an answer from it is not the policy's and is not trained on", agent.name)
+        if is_instance_of(part, _names.FUNCTION_TOOL) and (inner := _agent_in(private(part, "_func"))):
+            log.warning(
+                "the tool `%s` is a function that uses `%s`, whose conversation all attempts then share; give `AgentTool` or "
+                "`TeamTool` instead, or make that agent inside the function",
+                part.name,
+                inner,
+            )
+
+
 def _live(part: Any) -> Iterator[Any]:
     """What copies share of one part."""
-    connected = is_instance_of(part, CLIENT, EXECUTOR, BENCH) and not is_instance_of(part, REPLAY, _names.WORKBENCH)
+    connected = is_instance_of(part, CLIENT, EXECUTOR, BENCH, *SDK) and not is_instance_of(part, REPLAY, _names.WORKBENCH)
     if connected:
         yield part
     elif is_instance_of(part, _names.FUNCTION_TOOL):
@@ -86,6 +100,18 @@ def _live(part: Any) -> Iterator[Any]:
         owner = function.__self__ if isinstance(function, MethodType) else None
         if not is_instance_of(owner, _names.AGENT, _names.TEAM):  # an agent's own method belongs to the copy of the agent
             yield function
+
+
+def _agent_in(function: Any) -> str | None:
+    """Name of an agent or a team that a function takes from around itself."""
+    if not isinstance(function, FunctionType):
+        return None
+    try:
+        used = inspect.getclosurevars(function)
+    except ValueError:  # it uses what is not there yet
+        return None
+    held = [*used.nonlocals.values(), *used.globals.values()]
+    return next((value.name for value in held if is_instance_of(value, _names.AGENT, _names.TEAM)), None)
 
 
 def _forget(agent: Any) -> bool:
@@ -109,7 +135,7 @@ def _parts(root: Any) -> Iterator[Any]:
             continue
         seen.add(id(part))
         yield part
-        if not is_instance_of(part, CLIENT, EXECUTOR, RUNTIME):
+        if not is_instance_of(part, CLIENT, EXECUTOR, RUNTIME, *SDK):
             waiting.extend(_inner(part))
 
 

@@ -198,7 +198,10 @@ def joined(run: Run) -> Iterator[None]:
 
 def one_line(error: BaseException | None) -> str | None:
     """Kind and text of an error; a team's error holds a whole traceback, of which the first line says what happened."""
-    return None if error is None else f"{type(error).__name__}: {error}".strip().partition("\n")[0][:2000]
+    if error is None:
+        return None
+    first = str(error).strip().partition("\n")[0]
+    return f"{type(error).__name__}: {first}"[:2000] if first else type(error).__name__
 
 
 def _current_task() -> asyncio.Task[Any] | None:

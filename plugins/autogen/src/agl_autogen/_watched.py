@@ -49,8 +49,8 @@ def agent_stream(original: Callable[..., Any]) -> Callable[..., Any]:
     """`BaseChatAgent.run_stream`."""
 
     def run_stream(self: Any, *args: Any, **kwargs: Any) -> Any:
-        stream = original(self, *args, **kwargs)
-        return stream if current_trace() is None else _agent_stream(self, stream, kwargs.get("task"))
+        trace, stream = current_trace(), original(self, *args, **kwargs)
+        return stream if trace is None else _agent_stream(trace, self, stream, kwargs.get("task"))
 
     return run_stream
 
@@ -59,45 +59,39 @@ def assistant_stream(original: Callable[..., Any]) -> Callable[..., Any]:
     """`AssistantAgent.on_messages_stream`, which user code may call without `run`."""
 
     def on_messages_stream(self: Any, messages: Any, cancellation_token: Any) -> Any:
-        stream = original(self, messages, cancellation_token)
-        return stream if current_trace() is None else _agent_stream(self, stream, messages)
+        trace, stream = current_trace(), original(self, messages, cancellation_token)
+        return stream if trace is None else _agent_stream(trace, self, stream, messages)
 
     return on_messages_stream
 
 
-async def _agent_stream(agent: Any, stream: Any, given: Any) -> Any:
-    outer, trace = current_run(), current_trace()
-    if trace is None:
-        run, items = None, stream
-    elif outer is not None and outer.subject is agent:  # it is being run already, and says what it does here
-        run, items = outer, stream
-    else:
-        run = _start_agent(trace, agent, given)
-        with put_in(agent, run.role, trace.attempt):
-            async with contextlib.aclosing(followed(run, stream, lambda item: _said(run, item))) as items:
-                async for item in items:
-                    yield item
+async def _agent_stream(trace: Trace, agent: Any, stream: Any, given: Any) -> Any:
+    outer = current_run()
+    if outer is not None and outer.subject is agent:  # it is being run already, and says here what it does
+        async with contextlib.aclosing(stream) as items:
+            async for item in items:
+                _said(outer, item)
+                yield item
         return
-    async with contextlib.aclosing(items):
-        async for item in items:
-            if run is not None:
-                _said(run, item)
-            yield item
+    run = _start_agent(trace, agent, given)
+    with put_in(agent, run.role, trace.attempt):
+        async with contextlib.aclosing(followed(run, stream, lambda item: _said(run, item))) as items:
+            async for item in items:
+                yield item
 
 
 def team_stream(original: Callable[..., Any]) -> Callable[..., Any]:
     """`BaseGroupChat.run_stream`, which `run` calls, too."""
 
     def run_stream(self: Any, *args: Any, **kwargs: Any) -> Any:
-        stream = original(self, *args, **kwargs)
-        return stream if current_trace() is None else _team_stream(self, stream, kwargs.get("task"))
+        trace, stream = current_trace(), original(self, *args, **kwargs)
+        return stream if trace is None else _team_stream(trace, self, stream, kwargs.get("task"))
 
     return run_stream
 
 
-async def _team_stream(team: Any, stream: Any, given: Any) -> Any:
-    trace, team_id = current_trace(), str(_names.private(team, "_team_id"))
-    assert trace is not None
+async def _team_stream(trace: Trace, team: Any, stream: Any, given: Any) -> Any:
+    team_id = str(_names.private(team, "_team_id"))
     about = {"gen_ai.operation.name": "invoke_agent", "agl.autogen.team_id": team_id, "agl.input": told(given)}
     run = trace.start(SpanKind.AGENT, team.name, about, subject=team)
     if not _names.private(team, "_embedded_runtime"):
@@ -185,26 +179,22 @@ def tool_stream(original: Callable[..., Any]) -> Callable[..., Any]:
     """`BaseStreamTool.run_json_stream`: agents and teams as tools."""
 
     def run_json_stream(self: Any, args: Any, cancellation_token: Any, call_id: str | None = None) -> Any:
-        stream = original(self, args, cancellation_token, call_id=call_id)
-        return stream if current_trace() is None else _tool_stream(self, stream, args, call_id)
+        trace, stream = current_trace(), original(self, args, cancellation_token, call_id=call_id)
+        return stream if trace is None else _tool_stream(trace, self, stream, args, call_id)
 
     return run_json_stream
 
 
-async def _tool_stream(tool: Any, stream: Any, args: Any, call_id: str | None) -> Any:
-    trace = current_trace()
-    assert trace is not None
+async def _tool_stream(trace: Trace, tool: Any, stream: Any, args: Any, call_id: str | None) -> Any:
     run = _start_tool(trace, tool, args, call_id)
 
     def see(item: Any) -> None:
-        run.attributes["gen_ai.tool.call.result"] = item
+        if not is_instance_of(item, f"{_MESSAGES}:BaseMessage"):  # the last item; those before are messages from below
+            run.attributes["gen_ai.tool.call.result"] = told(item)
 
-    try:
-        async with contextlib.aclosing(followed(run, stream, see)) as items:
-            async for item in items:
-                yield item
-    finally:
-        run.attributes["gen_ai.tool.call.result"] = told(run.attributes.get("gen_ai.tool.call.result"))
+    async with contextlib.aclosing(followed(run, stream, see)) as items:
+        async for item in items:
+            yield item
 
 
 async def _inside(run: Run, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -244,8 +234,11 @@ def _start_tool(trace: Trace, tool: Any, args: Any, call_id: str | None) -> Run:
 
 def _said(run: Run, item: Any) -> None:
     """Note what an agent says: its answer, its handoffs, and the tool calls that nobody has seen running."""
-    message = item.chat_message if is_instance_of(item, "autogen_agentchat.base:Response") else item
-    if getattr(message, "source", None) != run.subject.name:  # of an agent below, on its way up
+    kind = type(item).__name__
+    if kind == "ModelClientStreamingChunkEvent":
+        return
+    message = item.chat_message if kind == "Response" else item
+    if kind != "Response" and getattr(message, "source", None) != run.subject.name:  # of an agent below, on its way up
         return
     if is_instance_of(message, f"{_MESSAGES}:BaseChatMessage"):
         run.attributes["agl.output"] = told(message)
@@ -253,10 +246,10 @@ def _said(run: Run, item: Any) -> None:
             run.seen.add(message.id)
             about = {"agl.handoff.source": message.source, "agl.handoff.target": message.target, "agl.output": message.content}
             run.trace.add(run, SpanKind.OPERATION, f"handoff to {message.target}", time.time(), about)
-    elif is_instance_of(message, f"{_MESSAGES}:ToolCallRequestEvent"):
+    elif kind == "ToolCallRequestEvent":
         run.asked_at = time.time()
         run.asked |= {call.id: call.arguments for call in message.content}
-    elif is_instance_of(message, f"{_MESSAGES}:ToolCallExecutionEvent"):
+    elif kind == "ToolCallExecutionEvent":
         for result in message.content:
             if result.call_id not in run.seen:
                 run.seen.add(result.call_id)
