@@ -3,6 +3,8 @@
 import asyncio
 import time
 
+import httpx
+import openai
 import pytest
 from crewai import Crew, Task
 from crewai.flow import Flow, start
@@ -48,16 +50,23 @@ async def test_one_call_that_is_refused_with_429_makes_the_sdks_three_requests_a
     assert len({call.headers["x-agl-call"] for call in attempts.server.requests}) == 1
 
 
-async def test_an_agent_still_tries_again_after_a_failure_of_its_own_and_with_its_own_limit(attempts, member, script):
-    failures = iter(["the callback's own"])
+def test_an_agent_still_tries_again_after_a_failure_that_is_not_the_models(attempts, member):
+    agent = member("solver", max_retry_limit=1)
+    task = Task(description="x", expected_output="y", agent=agent)
+    with attempts.inside():
+        with pytest.raises(ConnectionError):
+            agent._check_execution_error(of_the_sdk(), task)
+        agent._check_execution_error(ValueError("its own"), task)
+        with pytest.raises(ValueError, match="its own"):
+            agent._check_execution_error(ValueError("its own"), task)
 
-    def step(output):
-        for text in failures:
-            raise ValueError(text)
 
-    output, _ = await attempts.run(crew_of(member("solver", step_callback=step)), {})
-    assert str(output) == "ok"
-    assert len(attempts.server.requests) == 2
+def of_the_sdk():
+    """A lost connection as the framework tells of it."""
+    request = httpx.Request("POST", "http://127.0.0.1:9/v1")
+    lost = ConnectionError("Failed to connect to OpenAI API")
+    lost.__cause__ = openai.APIConnectionError(request=request)
+    return lost
 
 
 async def test_spans_around_a_failed_call_say_so_and_none_stays_open(attempts, member, script, spans):
@@ -81,10 +90,16 @@ def trained(agent, server, tmp_path, **options):
     return trainer.dev(spec, [{"question": "sums"}])[0]
 
 
-def test_a_dead_endpoint_is_an_infrastructure_failure(tmp_path, member):
+def test_a_dead_endpoint_is_an_infrastructure_failure_though_the_framework_tells_it_as_pythons_own(tmp_path, member):
     with ScriptedServer() as server:
-        pass
-    result = trained(crew_of(member("solver")), server, tmp_path)
+        result = trained(crew_of(member("solver")), server, tmp_path, roles={"solver": "original"})
+    assert result.failure == Failure.INFRASTRUCTURE
+    assert "ConnectionError: Failed to connect" in result.rollout.attempt.error
+
+
+def test_an_endpoint_that_breaks_down_is_an_infrastructure_failure(tmp_path, member):
+    with ScriptedServer(lambda body: Reply("down", status=503, headers={"retry-after-ms": "1"})) as server:
+        result = trained(crew_of(member("solver")), server, tmp_path)
     assert result.failure == Failure.INFRASTRUCTURE
 
 
