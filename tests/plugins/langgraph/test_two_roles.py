@@ -180,6 +180,15 @@ def test_a_role_goes_to_the_model_that_it_names_with_that_ones_parameters(own, p
     assert [(item.role, item.untrained) for item in result.transitions][1] == ("critic", "role `critic` goes to the LLM `judge`")
 
 
+def test_beside_an_algorithms_own_model_a_given_one_serves_only_the_roles_that_name_it(own, policy):
+    with ScriptedServer("fine") as judge:
+        given = {"judge": agl.LLM(endpoint=judge.base_url(), model="judge")}
+        algorithm = Improves(policy)
+        trainer(policy, algorithm=algorithm, initial_resources=given, roles={"critic": "judge"}).fit(spec(review(own)), [{"q": "why?"}])
+    assert [call.body["messages"][-1]["content"] for call in policy.requests] == ["why?"] * 4
+    assert [call.body["messages"][-1]["content"] for call in judge.requests] == ["a draft"] * 4
+
+
 def test_a_failure_of_the_roles_own_endpoint_is_not_the_agents(own, policy):
     own.status = 503
     (result,) = trainer(policy, roles={"critic": "original"}, max_attempts=1).dev(spec(review(own)), [{"q": "why?"}])
