@@ -1,7 +1,7 @@
 """Trains the SQL agent of `examples/sql_agent`, embedded model and data, by imitating the best of its own rollouts.
 
 python train_sql_agent.py --out .agl/best-of-n              # minutes on two CPU cores
-python train_sql_agent.py --out .agl/control --control      # as many rollouts, drawn by chance
+python train_sql_agent.py --out .agl/control --shuffle-rewards
 """
 
 import argparse
@@ -20,12 +20,12 @@ parser.add_argument("--out", type=Path, default=Path(".agl"), help="folder for s
 parser.add_argument("--seed", type=int, default=0)
 parser.add_argument("--steps", type=int, default=34)
 parser.add_argument("--lr", type=float, default=4e-4)
-parser.add_argument("--control", action="store_true", help="keep rollouts by chance, not by reward: nothing can be learned")
+parser.add_argument("--shuffle-rewards", action="store_true", help="control run: nothing can be learned")
 options = parser.parse_args()
 
 train, _, test = example.make_splits(options.out / "databases", seed=0)
 trainer = agl.Trainer(
-    algorithm=BestOfN(example.EMBEDDED_MODEL, steps=options.steps, lr=options.lr, max_tokens=64, control=options.control),
+    algorithm=BestOfN(example.EMBEDDED_MODEL, steps=options.steps, lr=options.lr, max_tokens=64, shuffle_rewards=options.shuffle_rewards),
     n_runners=32,
     adapter={"agent_match": "write|rewrite"},
     store=options.out / "store.sqlite",

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from agl import Group, RolloutResult, Row
+from agl import RolloutResult, Row
 from agl.rewards import make_reward
 from agl.rollouts import Attempt, AttemptStatus, Failure, Rollout
 from agl.tasks import Task
@@ -58,9 +58,9 @@ def make_row() -> Callable[..., Row]:
 
 
 @pytest.fixture(scope="session")
-def make_group() -> Callable[..., Group]:
-    def make(*rewards: float | None, failures: Sequence[int] = ()) -> Group:
-        """A group with these rewards; the rollouts at the places `failures` ended with an exception of the agent."""
+def make_group() -> Callable[..., list[RolloutResult]]:
+    def make(*rewards: float | None, failures: Sequence[int] = ()) -> list[RolloutResult]:
+        """A group's rollouts with these rewards; the rollouts at the places `failures` ended with an exception of the agent."""
         task = Task(task_id="t", data={})
         results = []
         for index, reward in enumerate(rewards):
@@ -73,6 +73,6 @@ def make_group() -> Callable[..., Group]:
             rollout = Rollout(rollout_id=name, run_id="run", task=task, group_id="0-train-0", sample=index, attempt=attempt)
             given = () if reward is None else (make_reward(reward, source="test"),)
             results.append(RolloutResult(rollout=rollout, rewards=given))
-        return Group(task=task, results=tuple(results))
+        return results
 
     return make

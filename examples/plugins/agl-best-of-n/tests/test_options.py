@@ -16,7 +16,7 @@ def test_the_options_are_the_configuration():
         "batch_size": 16,
         "group_size": 8,
         "min_reward": None,
-        "control": False,
+        "shuffle_rewards": False,
         "lr": 1e-5,
         "temperature": 1.0,
         "max_tokens": 256,

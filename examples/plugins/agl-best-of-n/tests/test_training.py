@@ -96,8 +96,26 @@ def test_a_step_tells_what_was_kept(fit, updates):
     first, second = lines(fit(writer, agent_match="writer"))
     assert (first["rollouts"], first["groups"]) == (16, 4)
     assert [line["kept"] for line in (first, second)] == [len({row.rollout_id for row in rows}) for rows in updates]
-    assert 0 < first["groups_used"] <= 4 <= first["groups_used"] + first["kept"] < 16
+    assert 0 < first["groups_used"] <= 4
+    assert 0 < first["kept"] < 16
     assert first["loss"] > 0 < first["grad_norm"]
+
+
+@pytest.mark.parametrize("shuffled", [False, True])
+def test_what_is_imitated_is_better_than_the_rest_unless_rewards_are_shuffled(fit, updates, monkeypatch, shuffled):
+    rewards, rollout = {}, agl.Run.rollout
+
+    async def noted(self, *given, **named):
+        groups = await rollout(self, *given, **named)
+        rewards.update((result.rollout.rollout_id, (group.rewards, result.reward)) for group in groups for result in group.results)
+        return groups
+
+    monkeypatch.setattr(agl.Run, "rollout", noted)
+    result = fit(speaker, steps=1, batch_size=8, shuffle_rewards=shuffled)
+    kept = {row.rollout_id for rows in updates for row in rows}
+    assert len(kept) == lines(result)[0]["kept"]
+    above = {name for name, (group, reward) in rewards.items() if reward > fmean(group)}
+    assert (kept == above) is not shuffled
 
 
 def test_only_the_trained_roles_calls_are_imitated(fit, updates):

@@ -2,13 +2,13 @@
 
 import asyncio
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Annotated, Any
 
 import msgspec
-from agl import LLM, Algorithm, Group, RolloutResult, Run
+from agl import LLM, Algorithm, RolloutResult, Run
 from agl.engines import Policy
 from agl.errors import ConfigError, DataError
 from agl.registry import load
@@ -27,7 +27,7 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     batch_size: Count = 16  # tasks per step
     group_size: Annotated[int, msgspec.Meta(ge=2)] = 8  # rollouts per task: the n
     min_reward: float | None = None  # what a kept rollout must reach, besides being above its group's mean
-    control: bool = False  # keep as many of each group, drawn by chance: a run in which nothing can be learned
+    shuffle_rewards: bool = False  # permute them over a step's rollouts: a control run, in which nothing can be learned
     lr: Positive = 1e-5
     temperature: Positive = 1.0  # of sampling in training; evaluation is greedy
     max_tokens: Count = 256  # of one answer
@@ -61,15 +61,17 @@ class BestOfN(Algorithm):
         o = self.options
         for step in run.steps(o.steps):
             groups = await run.rollout(run.train.sample(o.batch_size), n=o.group_size)
-            chance = random.Random(f"{run.seed}:{step}") if o.control else None
-            kept = [result for group in groups for result in select(group, o.min_reward, chance)]
+            results = [result for group in groups for result in group.results]
+            judged = random.Random(f"{run.seed}:{step}").sample(results, len(results)) if o.shuffle_rewards else results
+            marks = [mark for at in range(0, len(judged), o.group_size) for mark in better(judged[at : at + o.group_size], o.min_reward)]
+            kept = [result for result, mark in zip(results, marks, strict=True) if mark]
             rows = [row for result in kept for row in result.rows()]
             if kept and not rows:
                 raise DataError(f"{len(kept)} rollouts were kept and no call of theirs can be trained; `agl report` says why")
             async with self.engine.paused():
                 learned = await asyncio.to_thread(self.learner.update, rows) if rows else {}
                 await self.engine.update(str(step + 1))
-            rewards = [reward for group in groups for reward in group.rewards if reward is not None]
+            rewards = [result.reward for result in results if result.reward is not None]
             used = sum(group.has_spread() for group in groups)  # the names are those that AGL's console and report know
             metrics = {"reward": fmean(rewards), "rollouts": len(rewards), "groups": len(groups), "groups_used": used, "kept": len(kept)}
             await run.publish(metrics={**metrics, **learned}, main_llm=self._llm())
@@ -87,12 +89,9 @@ class BestOfN(Algorithm):
         return self.engine.llm(sampling_parameters=sampling, eval_parameters={"temperature": 0.0})
 
 
-def select(group: Group, min_reward: float | None = None, chance: random.Random | None = None) -> list[RolloutResult]:
-    """The rollouts above their group's mean reward that also reach `min_reward`; of a group without spread none.
-
-    A failed one counts in the mean and is never kept. With `chance` as many are drawn, without regard to their reward.
-    """
-    usable = [result for result in group.results if result.succeeded and result.reward is not None]
-    mean = fmean(reward for reward in group.rewards if reward is not None) if group.has_spread() else float("inf")
-    kept = [result for result in usable if result.reward > mean and (min_reward is None or result.reward >= min_reward)]
-    return chance.sample(usable, len(kept)) if chance else kept
+def better(group: Sequence[RolloutResult], min_reward: float | None = None) -> list[bool]:
+    """(n,) which are above the group's mean reward and reach `min_reward`; failed ones only count in the mean."""
+    rewards = [result.reward for result in group if result.reward is not None]
+    bar = fmean(rewards) if len(set(rewards)) > 1 else float("inf")
+    given = [result.reward if result.succeeded and result.reward is not None else float("-inf") for result in group]
+    return [reward > bar and (min_reward is None or reward >= min_reward) for reward in given]
