@@ -18,7 +18,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 from setup import ROOT, find_uv, run
 
-PACKAGES = ("core", "plugins/langgraph", "algorithms/grpo", ".")
+FOLDERS = [*sorted(ROOT.glob("plugins/*")), *sorted(ROOT.glob("algorithms/*"))]
+PACKAGES = ("core", *(str(path.relative_to(ROOT)) for path in FOLDERS), ".")
 BROKEN = {
     "pyproject.toml": """
 [build-system]
