@@ -1,9 +1,12 @@
 """The conformance kit, for a crew with tools, a crew with a manager, a flow and single agents."""
 
+import pytest
+
 from agl.resources import LLM
 from agl.testing import FrameworkConformance
 
 TASK = "{text}"
+USERS = LLM(endpoint="http://127.0.0.1:9/v1", model="users-model", api_key="users-key")
 IN_THREADS = "agents call the model in threads, which nobody can stop; AGL's gateway drops such a call, and this check goes around it"
 
 
@@ -15,9 +18,11 @@ def model_of(llm, **options):
 
 
 def agent_of(role, llm, **options):
+    """An agent with a model of its own, or with the one that is given in place of its description."""
     from crewai import Agent
 
-    return Agent(role=role, goal=f"Be a good {role}.", backstory="You help.", llm=model_of(llm), **options)
+    model = model_of(llm) if isinstance(llm, LLM) else llm
+    return Agent(role=role, goal=f"Be a good {role}.", backstory="You help.", llm=model, **options)
 
 
 def add_tool():
@@ -44,7 +49,7 @@ class CrewConformance(FrameworkConformance):
 
     def run_sync(self, agent, given):
         """As blocking code must: a crew holds the state of its run."""
-        return self.make_agent(LLM(endpoint="http://127.0.0.1:9/v1", model="users-model", api_key="users-key")).kickoff(given)
+        return self.make_agent(USERS).kickoff(given)
 
 
 class TestCrewWithTools(CrewConformance):
@@ -72,6 +77,7 @@ class TestCrewWithManager(CrewConformance):
     calls_tools = ("delegate_work_to_coworker", {"task": "write for task-1", "context": "none", "coworker": "writer"})
     has_prompts = ("crew/Crew Manager.goal", "crew/Crew Manager/writer.backstory", "crew.tasks.1.expected_output")
     expected_failures = {
+        **CrewConformance.expected_failures,
         "test_rollouts_with_different_resources_never_mix": "the scripted manager hands on the same text in every attempt",
         "test_threads_keep_their_spans": "the scripted manager hands on the same text in every attempt",
         "test_gathered_runs_keep_their_spans": "the scripted manager hands on the same text in every attempt",
@@ -84,29 +90,37 @@ class TestCrewWithManager(CrewConformance):
         return Crew(agents=[agent_of("writer", llm)], tasks=[task], process=Process.hierarchical, manager_llm=model_of(llm))
 
 
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 class TestFlow(CrewConformance):
+    # CrewAI does not close the clients of models, and those of the loop go with the class.
     roles = ("Pipeline/first", "Pipeline/second/solver", "Pipeline/third/crew/critic")
+    expected_failures = {}  # its first call, that of a method itself, is made in the loop
 
     def make_agent(self, llm):
         from crewai import Crew, Task
         from crewai.flow import Flow, listen, start
 
+        model = model_of(llm)
+
         class Pipeline(Flow):
             @start()
             async def first(self):
-                return await model_of(llm).acall([{"role": "user", "content": self.state["text"]}])
+                return await model.acall([{"role": "user", "content": self.state["text"]}])
 
             @listen(first)
             async def second(self, answer):
-                return (await agent_of("solver", llm).akickoff(self.state["text"])).raw
+                return (await agent_of("solver", model).akickoff(self.state["text"])).raw
 
             @listen(second)
             async def third(self, answer):
-                critic = agent_of("critic", llm)
+                critic = agent_of("critic", model)
                 crew = Crew(agents=[critic], tasks=[Task(description=TASK, expected_output="A word.", agent=critic)])
                 return (await crew.akickoff(self.state.copy())).raw
 
         return Pipeline
+
+    def run_sync(self, agent, given):
+        return self.make_agent(USERS)().kickoff(given)
 
 
 class TestSingleAgent(CrewConformance):
