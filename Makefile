@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 # Plugins with an environment of their own for their tests, and the versions of their frameworks.
-PLUGINS ?= langgraph autogen crewai
+PLUGINS ?= langgraph autogen crewai openai_agents
 VERSIONS ?= newest oldest
 
 .PHONY: help setup setup-dev demo test lint types docs reference bench bench-learning bench-plugins test-wheels demo-model test-verl test-plugins test-examples-plugins clean

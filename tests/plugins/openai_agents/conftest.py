@@ -1,10 +1,12 @@
 """What the tests of the OpenAI Agents SDK plugin share: a scripted model, hand-made attempts, and their spans as a tree.
 
-They run in the plugin's own environment (`make test-plugins`), which fails when it runs none of them.
+They run in the plugin's own environment: `make test-plugins PLUGINS=openai_agents`.
 """
 
 import contextlib
 
+import agents
+import openai
 import pytest
 
 from agl import context
@@ -15,12 +17,6 @@ from agl.roles import Roles
 from agl.rollouts import Attempt, Rollout
 from agl.tasks import Task
 from agl.testing import ScriptedServer
-
-pytest.importorskip("agents.run", reason="the OpenAI Agents SDK is not installed here: `make test-plugins` runs these")
-
-import agents
-import openai
-
 from agl_openai_agents import plugin
 
 agents.set_trace_processors([])  # nothing is sent to OpenAI; as a user does it

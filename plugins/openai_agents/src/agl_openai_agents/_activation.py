@@ -28,6 +28,13 @@ def watch() -> None:
     with _lock:
         if _stop_waiting is None:
             _stop_waiting = when_imported(MODULE, _apply)
+    if "agl_openai_agents._patches" in sys.modules:
+        from agl_openai_agents._patches import PATCHES
+
+        if PATCHES.applied:
+            from agl_openai_agents import _processor
+
+            _processor.register()  # traces that user code opens around its runs are heard from the start
 
 
 def uninstall() -> None:

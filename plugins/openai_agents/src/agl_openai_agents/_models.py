@@ -148,7 +148,9 @@ class AttemptModel(Model):
         name = getattr(own, "model", None) or self.users.model or self.run.agent.model or llm.model
         if self._chained:
             raise self._unserved("`auto_previous_response_id` leaves the history to the Responses API")
-        return OpenAIChatCompletionsModel(str(name), client, strict_feature_validation=isinstance(own, OpenAIResponsesModel))
+        # Else what only Responses can do would be left out without a word.
+        strict = own is None or isinstance(own, OpenAIResponsesModel)
+        return OpenAIChatCompletionsModel(str(name), client, strict_feature_validation=strict)
 
     def _unserved(self, why: str) -> UserError:
         role = context.current_role()

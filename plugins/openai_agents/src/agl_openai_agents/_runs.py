@@ -81,7 +81,8 @@ class Run(Work):
         """End the tasks that this run works in."""
         task, result = self._task, self.result
         working = task if task is not None else getattr(result, "run_loop_task", None)
-        if working is None or working.done() or working is _current_task():
+        # One that is on its way to an end closes its connections; to be cancelled again would keep it from that.
+        if working is None or working.done() or working.cancelling() or working is _current_task():
             return
         stop = working.cancel if result is None else result.cancel
         loop = working.get_loop()
