@@ -10,7 +10,7 @@ import contextlib
 import copy
 import dataclasses
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
 import openai
@@ -44,10 +44,12 @@ class AttemptModel(Model):
         self.run, self.users, self._chained = run, users, chained
         self._last: Model | None = None
         self._own_used: list[Model] = []
+        self._clients: dict[tuple[int, str], tuple[Any, openai.AsyncOpenAI]] = {}
+        """The attempt's client by the id of the user's, which is kept beside it so that the id stays its own."""
 
     async def get_response(self, system_instructions: Any, input: Any, model_settings: ModelSettings, *args: Any, **kwargs: Any) -> Any:
         """As the agent's own model does."""
-        with self._call(model_settings) as (model, settings):
+        async with self._call(model_settings) as (model, settings):
             response = await model.get_response(system_instructions, input, settings, *args, **kwargs)
         self._note(response.output)
         return response
@@ -56,7 +58,7 @@ class AttemptModel(Model):
         self, system_instructions: Any, input: Any, model_settings: ModelSettings, *args: Any, **kwargs: Any
     ) -> AsyncIterator[Any]:
         """As the agent's own model does."""
-        with self._call(model_settings) as (model, settings):
+        async with self._call(model_settings) as (model, settings):
             events: Any = model.stream_response(system_instructions, input, settings, *args, **kwargs)
             try:
                 async for event in events:
@@ -85,11 +87,11 @@ class AttemptModel(Model):
             if clean_up is not None:
                 await clean_up(owner)
 
-    @contextlib.contextmanager
-    def _call(self, settings: ModelSettings) -> Any:
+    @contextlib.asynccontextmanager
+    async def _call(self, settings: ModelSettings) -> AsyncGenerator[tuple[Model, ModelSettings]]:
         """Who answers the call, with which settings; notes what goes wrong at the endpoint."""
         llm, attempt = self._llm(), self.run.trace.attempt
-        model, settings = (self._own(), self._own_settings(settings)) if llm is None else (self._model_for(llm), _told(settings))
+        model, settings = (self._own(), self._own_settings(settings)) if llm is None else (await self._model_for(llm), _told(settings))
         self._last, before = model, attempt.last_call
         if llm is None and not any(used is model for used in self._own_used):
             self._own_used.append(model)
@@ -125,7 +127,7 @@ class AttemptModel(Model):
             return given
         return _implied(named or agent.model).resolve(given)
 
-    def _model_for(self, llm: LLM) -> Model:
+    async def _model_for(self, llm: LLM) -> Model:
         """A model that speaks chat completions with the attempt's endpoint."""
         try:
             own: Any = self._own()
@@ -137,10 +139,10 @@ class AttemptModel(Model):
             and not is_instance_of(own, *OTHER_SDKS)
         ):
             return own
-        return self._chat(own, llm)
+        return await self._chat(own, llm)
 
-    def _chat(self, own: Any, llm: LLM) -> Model:
-        client = client_for(getattr(own, "_client", None), llm)
+    async def _chat(self, own: Any, llm: LLM) -> Model:
+        client = await self._client(getattr(own, "_client", None), llm)
         if isinstance(own, OpenAIChatCompletionsModel):
             model = copy.copy(own)
             model._client = client
@@ -151,6 +153,12 @@ class AttemptModel(Model):
         # Else what only Responses can do would be left out without a word.
         strict = own is None or isinstance(own, OpenAIResponsesModel)
         return OpenAIChatCompletionsModel(str(name), client, strict_feature_validation=strict)
+
+    async def _client(self, users: Any, llm: LLM) -> openai.AsyncOpenAI:
+        key = id(users), llm.endpoint
+        if key not in self._clients:
+            self._clients[key] = users, await client_for(users, llm)
+        return self._clients[key][1]
 
     def _unserved(self, why: str) -> UserError:
         role = context.current_role()
@@ -178,8 +186,9 @@ def _implied(model: Any) -> ModelSettings:
 
 def _not_the_agents(error: Exception) -> str | None:
     """What is wrong at the endpoint; None when the request was refused for what it says."""
-    status = getattr(error, "status_code", 0)
-    if isinstance(error, openai.APIConnectionError) or status >= 500 or status in NOT_THE_AGENTS:
+    status = getattr(error, "status_code", None)
+    refused = isinstance(error, openai.APIStatusError) and isinstance(status, int) and (status >= 500 or status in NOT_THE_AGENTS)
+    if refused or isinstance(error, openai.APIConnectionError):
         return f"the endpoint failed in a run that the agent went on after: {type(error).__name__}: {error}"
     return None
 

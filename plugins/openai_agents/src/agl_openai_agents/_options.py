@@ -43,12 +43,10 @@ def start(trace: Trace, agent: Any, given: Any, kwargs: dict[str, Any]) -> tuple
 def _config(given: Any) -> RunConfig:
     """The user's own configuration; an agent used as a tool is given that of the run around it."""
     config = RunConfig(**given) if isinstance(given, dict) else given or RunConfig()
-    own, model = config.call_model_input_filter, config.model
-    return dataclasses.replace(
-        config,
-        call_model_input_filter=own.users if isinstance(own, _Filter) else own,
-        model=model.users.model if isinstance(model, AttemptModel) else model,
-    )
+    if not isinstance(config.call_model_input_filter, _Filter):
+        return config
+    users, model = config.call_model_input_filter.users, config.model
+    return dataclasses.replace(config, call_model_input_filter=users, model=model.users.model if isinstance(model, AttemptModel) else model)
 
 
 class _Filter:
