@@ -85,6 +85,16 @@ def test_a_requirement_for_another_python_does_not_count(install):
     assert rows()["my-dist", "mine"].state == "found"
 
 
+def test_a_package_that_is_on_the_path_twice_counts_once_and_the_first_one_counts(install, tmp_path, monkeypatch):
+    install(version="1.0")
+    old = tmp_path / "old" / "my_dist-0.9.dist-info"
+    old.mkdir(parents=True)
+    (old / "METADATA").write_text("Metadata-Version: 2.1\nName: my-dist\nVersion: 0.9\n")
+    (old / "entry_points.txt").write_text("[agl]\nolder = older_plugin\n")
+    monkeypatch.setattr(sys, "path", [*sys.path, str(old.parent)])
+    assert [(name, row.version) for (package, name), row in rows().items() if package == "my-dist"] == [("mine", "1.0")]
+
+
 def test_order_of_the_settings_goes_before_names(install_package, monkeypatch, tmp_path):
     code = "import agl\n@agl.hookimpl\ndef agl_adapt_agent(agent): pass\n"
     for name in ("ant", "bee", "cat"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import msgspec
@@ -57,7 +57,7 @@ def discover(settings: PluginSettings) -> list[Discovered]:
     """Every installed plugin, by name, the core's own last; `state` is `found` for those that may be loaded."""
     read: dict[int, _Package] = {}
     entries: list[tuple[importlib.metadata.EntryPoint, _Package, str]] = []
-    for entry in importlib.metadata.entry_points(group=GROUP):
+    for entry in _entries():
         if id(entry.dist) not in read:
             read[id(entry.dist)] = _package(entry.dist)
         package = read[id(entry.dist)]
@@ -79,6 +79,19 @@ def discover(settings: PluginSettings) -> list[Discovered]:
         row = PluginRow(name=entry.name, package=package.name, version=package.version, state=state, reason=reason, frameworks=frameworks)
         found.append(Discovered(row, entry))
     return sorted(found, key=lambda item: (item.row.package == CORE, item.row.name, item.row.package))
+
+
+def _entries() -> Iterator[importlib.metadata.EntryPoint]:
+    """Entry points of the group, as `importlib.metadata.entry_points` gives them; packages without any are not parsed, which takes half the time."""
+    for dist in importlib.metadata.distributions():
+        text = dist.read_text("entry_points.txt")
+        if text and f"[{GROUP}]" in text and _is_first(dist, text):
+            yield from dist.entry_points.select(group=GROUP)
+
+
+def _is_first(dist: importlib.metadata.Distribution, text: str) -> bool:
+    """Whether an import would find this distribution, and not one of its name that comes earlier on the path."""
+    return importlib.metadata.distribution(dist.name).read_text("entry_points.txt") == text
 
 
 def _package(dist: importlib.metadata.Distribution | None) -> _Package:
