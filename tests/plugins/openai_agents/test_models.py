@@ -91,7 +91,7 @@ async def test_a_run_configuration_may_be_a_dictionary(attempts):
 
     given = {"call_model_input_filter": shorten, "model_settings": ModelSettings(temperature=0.25)}
     with attempts.inside():
-        await Runner.run(Agent("solver"), "the task", run_config=RunConfig(**given))
+        await Runner.run(Agent("solver"), "the task", run_config=given)
     (call,) = attempts.calls()
     assert (seen, call.body["temperature"]) == (["solver"], 0.25)
     assert [message["content"] for message in call.body["messages"]] == ["short"]
@@ -174,6 +174,50 @@ def without_ids(call):
     return path, key, {**body, "input": items}
 
 
+class Keyed(OpenAIResponsesModel):
+    """As the SDK's own model of OpenAI's endpoint: a run's calls share a key of the prompt cache."""
+
+    cleaned = 0
+
+    def _supports_default_prompt_cache_key(self):
+        return True
+
+    async def _cleanup_on_run_end(self, owner):
+        self.cleaned += 1
+
+
+@pytest.mark.parametrize("what", ["original", "train"])
+async def test_a_model_left_alone_is_treated_as_itself_also_in_a_stream(attempts, client, what):
+    model = Keyed("users-model", client(attempts.server.base_url("/users")))
+    with attempts.inside(roles={"solver": what}):
+        result = Runner.run_streamed(Agent("solver", model=model), "the task")
+        async for _ in result.stream_events():
+            pass
+    assert result.final_output == "ok"
+    ((path, _, body),) = as_sent(attempts.server, "/users") if what == "original" else as_sent(attempts.server, "/r/")
+    assert ("prompt_cache_key" in body, path.endswith("/responses")) == (what == "original",) * 2
+    assert model.cleaned == int(what == "original")
+
+
+async def test_a_run_below_another_has_the_users_configuration_once(attempts, script):
+    seen = []
+
+    def watch(data):
+        seen.append(data.agent.name)
+        return data.model_data
+
+    script["answer"] = lambda body: Reply(None, [("ask", {"input": "?"})]) if body.get("tools") and len(body["messages"]) == 1 else "ok"
+    boss = Agent("boss", model="m", tools=[Agent("helper", model="n").as_tool("ask", "Asks.")])
+    with attempts.inside():
+        await Runner.run(boss, "the task", run_config=RunConfig(model="runs-model", call_model_input_filter=watch))
+    assert seen == ["boss", "helper", "boss"]
+    assert [(call.body["model"], call.headers["x-agl-role"]) for call in attempts.calls()] == [
+        ("runs-model", "boss"),
+        ("runs-model", "boss/helper"),
+        ("runs-model", "boss"),
+    ]
+
+
 async def test_without_a_model_in_the_resources_every_call_is_the_users(attempts, client):
     agent = Agent("solver", model=OpenAIResponsesModel("users-model", client(attempts.server.base_url("/users"))))
     await attempts.run(agent, llm=False)
@@ -183,11 +227,8 @@ async def test_without_a_model_in_the_resources_every_call_is_the_users(attempts
 
 async def test_a_role_may_go_to_a_model_of_its_own(attempts):
     judge = LLM(endpoint=attempts.server.base_url("/judge"), model="judge-model", api_key="judge-key")
-    critic = Agent("critic")
-    await attempts.run(Agent("triage", handoffs=[critic]), roles={"critic": "judge"}, judge=judge)
-    with attempts.inside(1, roles={"critic": "judge"}, judge=judge):
-        await Runner.run(critic, "the task")
-    call = attempts.server.requests[-1]
+    await attempts.run(Agent("critic"), roles={"critic": "judge"}, judge=judge)
+    (call,) = attempts.server.requests
     assert (call.path, call.headers["authorization"]) == ("/judge/v1/chat/completions", "Bearer judge-key")
 
 

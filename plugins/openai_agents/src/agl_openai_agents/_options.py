@@ -10,7 +10,6 @@ from typing import Any
 from agents import RunConfig
 
 from agl.errors import ConfigError
-from agl.values import jsonable
 from agl_openai_agents._models import AttemptModel
 from agl_openai_agents._runs import Run, Trace
 
@@ -32,7 +31,8 @@ def start(trace: Trace, agent: Any, given: Any, kwargs: dict[str, Any]) -> tuple
     """
     _own(trace, kwargs.get("session"))
     users = _config(kwargs.get("run_config"))
-    run = Run(trace, agent, users.workflow_name, {"agl.input": jsonable(given)})
+    run = Run(trace, agent, users.workflow_name, tells=users.trace_include_sensitive_data)
+    run.tell("agl.input", given)
     trace.start(run)
     changes: dict[str, Any] = {"call_model_input_filter": _Filter(run, users.call_model_input_filter)}
     if trace.attempt.llm is not None:

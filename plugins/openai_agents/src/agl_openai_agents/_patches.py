@@ -14,7 +14,6 @@ from typing import Any
 
 from agl.gateway.wire import PLACEHOLDER_KEY
 from agl.patching import Patch, Patches
-from agl.values import jsonable
 from agl_openai_agents._runs import Run, current_trace
 
 
@@ -84,7 +83,9 @@ def _started(agent: Any, given: Any, kwargs: dict[str, Any]) -> tuple[Run, dict[
 
 
 def _ended(run: Run, result: Any) -> None:
-    run.end(**{"agl.output": jsonable(result.final_output), "agl.openai_agents.last_agent": result.last_agent.name})
+    run.tell("agl.output", result.final_output)
+    run.attributes["agl.openai_agents.last_agent"] = result.last_agent.name
+    run.end()
 
 
 def _streamed(run: Run, task: Any) -> None:

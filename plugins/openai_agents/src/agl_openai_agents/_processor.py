@@ -28,7 +28,7 @@ class Processor(TracingProcessor):
         if trace is None or data.type in _SKIPPED or span.span_id in self._open:
             return
         run = current_run()
-        work = Work(KINDS.get(data.type, SpanKind.OPERATION), name_of(data), {}, context.current_span() or trace.attempt.root_id)
+        work = Work(KINDS.get(data.type, SpanKind.OPERATION), name_of(data), context.current_span() or trace.attempt.root_id)
         context.set_span(work.span_id)
         if data.type == "agent" and run is not None:
             run.speaks(data.name)

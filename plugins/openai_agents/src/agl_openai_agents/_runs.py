@@ -9,12 +9,13 @@ import asyncio
 import contextlib
 import contextvars
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 from agl import context
 from agl.context import ActiveAttempt
 from agl.spans import Span, SpanKind, SpanStatus, new_span_id
+from agl.values import jsonable
 
 _TRACE: contextvars.ContextVar[Trace | None] = contextvars.ContextVar("agl_openai_agents_trace", default=None)
 _RUN: contextvars.ContextVar[Run | None] = contextvars.ContextVar("agl_openai_agents_run", default=None)
@@ -23,8 +24,9 @@ _RUN: contextvars.ContextVar[Run | None] = contextvars.ContextVar("agl_openai_ag
 class Work:
     """One piece of work, open or ended: a run, or a span that the SDK opens in it."""
 
-    def __init__(self, kind: SpanKind, name: str, attributes: Mapping[str, Any], parent_id: str) -> None:
-        self.kind, self.name, self.attributes, self.parent_id = kind, name, dict(attributes), parent_id
+    def __init__(self, kind: SpanKind, name: str, parent_id: str) -> None:
+        self.kind, self.name, self.parent_id = kind, name, parent_id
+        self.attributes: dict[str, Any] = {}
         self.span_id, self.started = new_span_id(), time.time()
         self.role: str | None = None
 
@@ -32,9 +34,9 @@ class Work:
 class Run(Work):
     """One run of the SDK. `with run:` makes it current."""
 
-    def __init__(self, trace: Trace, agent: Any, name: str, attributes: Mapping[str, Any]) -> None:
-        super().__init__(SpanKind.OPERATION, name, attributes, context.current_span() or trace.attempt.root_id)
-        self.trace, self.outer = trace, current_run()
+    def __init__(self, trace: Trace, agent: Any, name: str, *, tells: bool = True) -> None:
+        super().__init__(SpanKind.OPERATION, name, context.current_span() or trace.attempt.root_id)
+        self.trace, self.outer, self._tells = trace, current_run(), tells
         around = context.current_role()
         # Tasks of the outer run may hold the role of who spoke when they were made; a role that user code has set wins.
         self._around = self.outer.speaker_role if self.outer is not None and around in self.outer.roles else around
@@ -72,9 +74,13 @@ class Run(Work):
         for token in reversed(self._tokens):
             token.var.reset(token)
 
-    def end(self, error: BaseException | None = None, **attributes: Any) -> None:
+    def tell(self, name: str, value: Any) -> None:
+        """An attribute that says what was said, where the run's configuration lets spans say so."""
+        if self._tells:
+            self.attributes[name] = jsonable(value)
+
+    def end(self, error: BaseException | None = None) -> None:
         """The run ended; a second call does nothing."""
-        self.attributes |= attributes
         self.trace.end(self, error=None if error is None else f"{type(error).__name__}: {error}")
 
     def cancel(self) -> None:
