@@ -56,7 +56,8 @@ class Console:
         left = (time.monotonic() - self._started) / max(1, done) * (self.total_steps - number)
         known = [f"step {number:>3}/{self.total_steps}"]
         if metrics.get("reward") is not None:
-            known.append(f"reward {metrics['reward']:.3f} ± {metrics.get('reward_interval') or 0.0:.3f}")
+            interval = metrics.get("reward_interval")
+            known.append(f"reward {metrics['reward']:.3f}" + ("" if interval is None else f" ± {interval:.3f}"))
         if "groups" in metrics:
             known.append(f"groups {metrics.get('groups_used', 0)}/{metrics['groups']}")
         known += [f"{name} {metrics[name]:.3g}" for name in ("loss", "kl", "entropy", "grad_norm") if name in metrics]
