@@ -169,7 +169,7 @@ class AttemptModel(Model):
         return UserError(self.run.trace.unserved)
 
     def _note(self, output: Any) -> None:
-        self.run.asked.extend(item for item in output if getattr(item, "type", None) == "function_call")
+        self.run.asked = [item for item in output if getattr(item, "type", None) == "function_call"]
 
 
 def _told(settings: ModelSettings) -> ModelSettings:

@@ -24,14 +24,14 @@ def run(original: Callable[..., Any]) -> Callable[..., Any]:
         started = _started(starting_agent, input, kwargs)
         if started is None:
             return await original(self, starting_agent, input, **kwargs)
-        run, options = started
-        with run:
+        work, options = started
+        with work:
             try:
                 result = await original(self, starting_agent, input, **options)
             except BaseException as error:
-                run.end(error)
+                work.end(error)
                 raise
-        _ended(run, result)
+        _ended(work, result)
         return result
 
     return run
@@ -44,15 +44,15 @@ def run_streamed(original: Callable[..., Any]) -> Callable[..., Any]:
         started = _started(starting_agent, input, kwargs)
         if started is None:
             return original(self, starting_agent, input, **kwargs)
-        run, options = started
-        with run:
+        work, options = started
+        with work:
             try:
                 result = original(self, starting_agent, input, **options)
             except BaseException as error:
-                run.end(error)
+                work.end(error)
                 raise
-        run.result = result
-        result.run_loop_task.add_done_callback(functools.partial(_streamed, run))
+        work.result = result
+        result.run_loop_task.add_done_callback(functools.partial(_streamed, work))
         return result
 
     return run_streamed

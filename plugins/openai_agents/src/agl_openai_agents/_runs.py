@@ -45,7 +45,7 @@ class Run(Work):
         """Every role that the calls of this run have had."""
         self.role = self._role_of(agent.name)
         self.asked: list[Any] = []
-        """Tool calls of the model's answers, until they have a span."""
+        """Tool calls in the model's last answer that have no span yet."""
         self.endpoint_error: str | None = None
         """What went wrong at the endpoint in the last call of this run; None when it was answered."""
         self.result: Any = None

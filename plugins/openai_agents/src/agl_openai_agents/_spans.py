@@ -25,12 +25,14 @@ def attributes_of(span: Any, asked: list[Any]) -> dict[str, Any]:
 
     Args:
         span: of the SDK.
-        asked: tool calls of the model in the same run that have no span yet; the span's own is taken out.
+        asked: tool calls in the model's last answer that have no span yet; the span's own is taken out.
     """
     data = span.span_data
     ids = {"agl.openai_agents.span_id": span.span_id, "agl.openai_agents.trace_id": span.trace_id}
-    of_type = {"agent": _agent, "function": _function, "generation": _generation, "response": _generation, "handoff": _handoff}
-    return ids | (_function(data, asked) if data.type == "function" else of_type.get(data.type, _other)(data))
+    if data.type == "function":
+        return ids | _function(data, asked)
+    of_type = {"agent": _agent, "generation": _generation, "response": _generation, "handoff": _handoff}
+    return ids | of_type.get(data.type, _other)(data)
 
 
 def error_of(span: Any) -> str | None:
