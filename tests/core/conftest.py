@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import shutil
+import signal
 import sys
 import time
 
@@ -19,6 +20,9 @@ from agl.store.sql import RunRecord, SQLStore
 from agl.tasks import Mode, Task
 
 RUN = "run"
+# A shell's background job, as CI may be, ignores Ctrl-C and hands that on to the processes that tests send it to.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 _numbers = itertools.count()
 
 

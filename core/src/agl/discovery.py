@@ -83,15 +83,16 @@ def discover(settings: PluginSettings) -> list[Discovered]:
 
 def _entries() -> Iterator[importlib.metadata.EntryPoint]:
     """Entry points of the group, as `importlib.metadata.entry_points` gives them; packages without any are not parsed, which takes half the time."""
+    seen: set[str] = set()
     for dist in importlib.metadata.distributions():
         text = dist.read_text("entry_points.txt")
-        if text and f"[{GROUP}]" in text and _is_first(dist, text):
+        if not text or f"[{GROUP}]" not in text:
+            continue
+        name = _plain(dist.name)
+        # A package may be on the path twice, or hide an older one of its name: an import finds the first.
+        if name not in seen and importlib.metadata.distribution(name).read_text("entry_points.txt") == text:
+            seen.add(name)
             yield from dist.entry_points.select(group=GROUP)
-
-
-def _is_first(dist: importlib.metadata.Distribution, text: str) -> bool:
-    """Whether an import would find this distribution, and not one of its name that comes earlier on the path."""
-    return importlib.metadata.distribution(dist.name).read_text("entry_points.txt") == text
 
 
 def _package(dist: importlib.metadata.Distribution | None) -> _Package:

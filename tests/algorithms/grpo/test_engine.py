@@ -225,7 +225,7 @@ async def test_a_request_that_cannot_start_in_time_fails_and_says_why(model, mak
 
 async def test_pausing_gives_up_when_answers_do_not_end(model, make_engine) -> None:
     engine = make_engine(model, max_model_len=200_000)
-    endless = asyncio.ensure_future(engine.generate([5], Sampling(max_tokens=100_000, stop=("never there " * 9,))))
+    endless = asyncio.ensure_future(engine.generate([5], Sampling(max_tokens=100_000, temperature=0.0, stop=("never there " * 9,))))
     while not engine.running:
         await asyncio.sleep(0.005)
     with pytest.raises(EngineError, match=r"1 answers did not end within 0.05 s"), engine.paused(timeout=0.05):
@@ -245,7 +245,7 @@ async def test_a_failure_while_sampling_reaches_the_caller_and_the_engine_goes_o
 
 async def test_closing_fails_what_is_in_work(model, make_engine) -> None:
     engine = make_engine(model, max_model_len=200_000)
-    endless = asyncio.ensure_future(engine.generate([5], Sampling(max_tokens=100_000, stop=("never there " * 9,))))
+    endless = asyncio.ensure_future(engine.generate([5], Sampling(max_tokens=100_000, temperature=0.0, stop=("never there " * 9,))))
     while not engine.running:
         await asyncio.sleep(0.005)
     await asyncio.to_thread(engine.close)
