@@ -55,13 +55,7 @@ class _Package(NamedTuple):
 
 def discover(settings: PluginSettings) -> list[Discovered]:
     """Every installed plugin, by name, the core's own last; `state` is `found` for those that may be loaded."""
-    read: dict[int, _Package] = {}
-    entries: list[tuple[importlib.metadata.EntryPoint, _Package, str]] = []
-    for entry in _entries():
-        if id(entry.dist) not in read:
-            read[id(entry.dist)] = _package(entry.dist)
-        package = read[id(entry.dist)]
-        entries.append((entry, package, _blocked(entry.name, package.name, settings)))
+    entries = [(entry, package, _blocked(entry.name, package.name, settings)) for entry, package in _entries()]
     owners: dict[str, list[str]] = {}
     for entry, package, blocked in entries:
         if not blocked:
@@ -81,25 +75,20 @@ def discover(settings: PluginSettings) -> list[Discovered]:
     return sorted(found, key=lambda item: (item.row.package == CORE, item.row.name, item.row.package))
 
 
-def _entries() -> Iterator[importlib.metadata.EntryPoint]:
+def _entries() -> Iterator[tuple[importlib.metadata.EntryPoint, _Package]]:
     """Entry points of the group, as `importlib.metadata.entry_points` gives them; packages without any are not parsed, which takes half the time."""
     seen: set[str] = set()
     for dist in importlib.metadata.distributions():
         text = dist.read_text("entry_points.txt")
         if not text or f"[{GROUP}]" not in text:
             continue
-        name = _plain(dist.name)
+        about = dist.metadata
+        name = _plain(about["Name"])
         # A package may be on the path twice, or hide an older one of its name: an import finds the first.
         if name not in seen and importlib.metadata.distribution(name).read_text("entry_points.txt") == text:
             seen.add(name)
-            yield from dist.entry_points.select(group=GROUP)
-
-
-def _package(dist: importlib.metadata.Distribution | None) -> _Package:
-    if dist is None:
-        return _Package("?", "?", ())
-    about = dist.metadata
-    return _Package(about["Name"], about["Version"], tuple(about.get_all("Requires-Dist") or ()))
+            package = _Package(about["Name"], about["Version"], tuple(about.get_all("Requires-Dist") or ()))
+            yield from ((entry, package) for entry in dist.entry_points.select(group=GROUP))
 
 
 def package_of(entry: importlib.metadata.EntryPoint) -> str:

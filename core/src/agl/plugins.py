@@ -246,13 +246,13 @@ class Plugins:
     def _decide(self, hook: str, **arguments: Any) -> Any:
         for name, implementation in self._implementations(hook):
             try:
-                answer = _answered(implementation(**arguments))
+                answer = implementation(**arguments)
+                if answer is not None:
+                    return _answered(answer)
             except (ConfigError, PluginError):
                 raise
             except Exception as error:
                 raise _failure(name, hook, error) from error
-            if answer is not None:
-                return answer
         return None
 
     def _implementations(self, hook: str) -> list[tuple[str, Callable[..., Any]]]:
@@ -372,9 +372,10 @@ def _function(value: Any) -> Any:
 def _callable(implementation: Any) -> Callable[..., Any]:
     """The implementation, called with the arguments that it takes: an old plugin may take fewer."""
     function, names = implementation.function, implementation.argnames
+    only = names[0] if len(names) == 1 else None
 
     def call(**arguments: Any) -> Any:
-        return function(*(arguments[name] for name in names))
+        return function(arguments[only]) if only else function(*(arguments[name] for name in names))
 
     return call
 
