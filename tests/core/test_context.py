@@ -56,6 +56,14 @@ def test_attributes_may_have_any_name(make_attempt):
     assert (value.name, value.kind, value.attributes) == ("state", SpanKind.OBJECT, {"value": {"a": 1}})
 
 
+def test_a_made_span_is_the_attempts_and_ends_now_unless_told(make_attempt):
+    attempt = make_attempt()
+    span = attempt.make_span(span_id="1" * 16, name="step", kind=SpanKind.OPERATION, started_at=1.0)
+    assert (span.trace_id, span.rollout_id, span.attempt_id) == (attempt.trace_id, attempt.rollout.rollout_id, attempt.attempt_id)
+    assert span.ended_at == pytest.approx(time.time(), abs=60)
+    assert attempt.make_span(span_id="2" * 16, name="step", kind=SpanKind.OPERATION, started_at=1.0, ended_at=2.0).ended_at == 2.0
+
+
 def test_an_operation_that_raises_is_kept_with_its_error(make_attempt):
     attempt = make_attempt()
     with pytest.raises(ValueError, match="no"), entered(attempt), agl.operation("think"):

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from agl.importing import when_imported
+from agl.importing import OnImport, when_imported
 
 
 @pytest.fixture
@@ -86,3 +86,42 @@ def test_a_module_that_does_not_exist_is_no_error_until_it_is_imported():
     with pytest.raises(ModuleNotFoundError):
         importlib.import_module("no_such_framework")
     stop()
+
+
+def test_started_twice_it_acts_once_and_again_after_a_stop(framework):
+    seen = []
+    on_import = OnImport(framework, seen.append)
+    on_import.start()
+    on_import.start()
+    module = importlib.import_module(framework)
+    on_import.start()
+    assert seen == [module]
+    on_import.stop()
+    on_import.start()
+    assert seen == [module, module]
+
+
+def test_stopped_before_the_import_it_does_not_act(framework):
+    seen = []
+    on_import = OnImport(framework, seen.append)
+    on_import.start()
+    on_import.stop()
+    on_import.stop()
+    importlib.import_module(framework)
+    assert seen == []
+
+
+def test_what_fails_at_once_may_be_started_again(framework):
+    importlib.import_module(framework)
+    tries = []
+
+    def fail_first(module):
+        tries.append(module)
+        if len(tries) == 1:
+            raise RuntimeError("not yet")
+
+    on_import = OnImport(framework, fail_first)
+    with pytest.raises(RuntimeError, match="not yet"):
+        on_import.start()
+    on_import.start()
+    assert len(tries) == 2

@@ -11,8 +11,8 @@ import click
 
 from agl import __version__
 from agl.errors import AglError, ConfigError
+from agl.settings import DEFAULT_STORE
 
-STORE = ".agl/store.sqlite"
 TRACEBACK_VARIABLE = "AGL_TRACEBACK"
 """Set to anything: errors of the `agl` command come with their traceback."""
 
@@ -35,7 +35,7 @@ def cli() -> None:
     """Train the agent you already have."""
 
 
-_store = click.option("--store", type=click.Path(path_type=Path), default=STORE, show_default=True, help="SQLite file of the runs.")
+_store = click.option("--store", type=click.Path(path_type=Path), default=DEFAULT_STORE, show_default=True, help="SQLite file of the runs.")
 _reward = click.option("--reward", help="`module:function` of (task, output).")
 _input = click.option("--input", "input_", help="`module:function`: task -> what the agent sees.")
 _runners = click.option("--runners", default=8, show_default=True, help="Most rollouts at the same time.")
@@ -59,11 +59,11 @@ _match = click.option("--agent-match", help="Regular expression: only calls of m
 @_input
 @click.option("--runners", type=int, help="Most rollouts at the same time; default: 8.")
 @_match
-@click.option("--store", help=f"Path, URL or driver of the store; default: {STORE}.")
+@click.option("--store", help=f"Path, URL or driver of the store; default: {DEFAULT_STORE}.")
 def train(agent: str | None, resume: str | None, **options: Any) -> None:
     """Train AGENT (`module:object`) on a dataset, or go on with a run that was stopped."""
     if resume is not None and agent is None:
-        _resume(Path(options["store"] or STORE), resume)
+        _resume(Path(options["store"] or DEFAULT_STORE), resume)
     from agl.settings import read_settings
 
     algorithm = options["algorithm"] or read_settings().trainer.algorithm

@@ -81,6 +81,15 @@ class ActiveAttempt:
             self.used_prompts.add(name)
         return template
 
+    def make_span(self, **values: Any) -> Span:
+        """A span of this attempt that ends now, unless `ended_at` is given.
+
+        Args:
+            values: what the attempt does not know: `span_id`, `name`, `kind`, `started_at`, and any other field of `Span`.
+        """
+        values.setdefault("ended_at", time.time())
+        return Span(trace_id=self.trace_id, rollout_id=self.rollout.rollout_id, attempt_id=self.attempt_id, **values)
+
     def add_span(self, span: Span) -> None:
         """Keep a span; one that comes after the end is dropped, and said at debug level."""
         with self._lock:
@@ -226,15 +235,11 @@ def operation(name: str, kind: SpanKind = SpanKind.OPERATION, /, **attributes: A
     finally:
         _SPAN.reset(token)
         attempt.add_span(
-            Span(
+            attempt.make_span(
                 span_id=span_id,
-                trace_id=attempt.trace_id,
-                rollout_id=attempt.rollout.rollout_id,
-                attempt_id=attempt.attempt_id,
                 name=name,
                 kind=kind,
                 started_at=started,
-                ended_at=time.time(),
                 parent_id=parent,
                 role=current_role(),
                 status=SpanStatus.ERROR if error else SpanStatus.OK,

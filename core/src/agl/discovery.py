@@ -76,14 +76,14 @@ def discover(settings: PluginSettings) -> list[Discovered]:
 
 
 def _entries() -> Iterator[tuple[importlib.metadata.EntryPoint, _Package]]:
-    """Entry points of the group, as `importlib.metadata.entry_points` gives them; packages without any are not parsed, which takes half the time."""
+    """Entry points of the group, as `importlib.metadata.entry_points` gives them; packages without any are not parsed."""
     seen: set[str] = set()
     for dist in importlib.metadata.distributions():
         text = dist.read_text("entry_points.txt")
         if not text or f"[{GROUP}]" not in text:
             continue
         about = dist.metadata
-        name = _plain(about["Name"])
+        name = plain_name(about["Name"])
         # A package may be on the path twice, or hide an older one of its name: an import finds the first.
         if name not in seen and importlib.metadata.distribution(name).read_text("entry_points.txt") == text:
             seen.add(name)
@@ -124,7 +124,7 @@ def _missing(text: str, rows: list[PluginRow]) -> str:
         wanted = Requirement(text)
     except InvalidRequirement as error:
         return f"is no requirement such as `agl-langgraph>=0.1`: {error}"
-    bringing = [row for row in rows if _plain(row.package) == _plain(wanted.name) or row.name == wanted.name]
+    bringing = [row for row in rows if plain_name(row.package) == plain_name(wanted.name) or row.name == wanted.name]
     if not bringing:
         return f"is not installed: pip install '{text}'"
     for row in bringing:
@@ -189,5 +189,6 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _plain(package: str) -> str:
+def plain_name(package: str) -> str:
+    """A distribution's name as names are compared."""
     return package.lower().replace("_", "-").replace(".", "-")

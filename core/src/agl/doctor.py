@@ -18,11 +18,10 @@ from agl import __version__
 from agl.discovery import PluginRow
 from agl.errors import AglError
 from agl.plugins import Plugins
-from agl.settings import Settings, read_settings
+from agl.settings import DEFAULT_STORE, Settings, read_settings
 
 FREE_BYTES = 2**30
 """Free disk below which checkpoints are likely to fail."""
-DEFAULT_STORE = ".agl/store.sqlite"
 _FAILING = {"failed", "clash", "unknown-hook"}
 """States of an installed plugin that somebody has to do something about."""
 

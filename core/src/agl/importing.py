@@ -42,6 +42,32 @@ def when_imported(module: str, then: Then) -> Callable[[], None]:
     return lambda: None
 
 
+class OnImport:
+    """Acts once a module is imported, and at most once between `start` and `stop`; for what a plugin puts into its framework.
+
+    Args:
+        module: full name.
+        then: called with the module.
+    """
+
+    def __init__(self, module: str, then: Then) -> None:
+        self._module, self._then = module, then
+        self._stop: Callable[[], None] | None = None
+
+    def start(self) -> None:
+        """Act now if the module is imported, else when it will be; a second call does nothing. What `then` raises comes out here."""
+        with _lock:
+            if self._stop is None:
+                self._stop = when_imported(self._module, self._then)
+
+    def stop(self) -> None:
+        """Wait no longer; what was done stays done."""
+        with _lock:
+            if self._stop is not None:
+                self._stop()
+                self._stop = None
+
+
 def _forget(module: str, then: Then) -> None:
     with _lock:
         left = [other for other in _waiting.pop(module, []) if other is not then]

@@ -20,7 +20,7 @@ from typing import Any
 import msgspec
 
 from agl.errors import PluginError
-from agl.importing import when_imported
+from agl.importing import OnImport
 
 
 class Patch(msgspec.Struct, frozen=True):
@@ -60,7 +60,7 @@ class Patches:
         self.plugin, self.table, self.supported = plugin, tuple(table), supported
         self._canary = canary
         self._applied: list[_Applied] = []
-        self._stop_waiting: Callable[[], None] | None = None
+        self._imported = OnImport(self.table[0].target.partition(":")[0], lambda module: self.apply())
         self._lock = threading.RLock()
 
     @property
@@ -110,9 +110,8 @@ class Patches:
             PluginError: as `apply`, here or out of the import.
         """
         with self._lock:
-            if self._applied or self._stop_waiting is not None:
-                return
-            self._stop_waiting = when_imported(self.table[0].target.partition(":")[0], lambda module: self.apply())
+            if not self._applied:
+                self._imported.start()
 
     def undo(self) -> None:
         """Give every owner its own object back, in reverse; what another library has wrapped since is left in place.
@@ -120,9 +119,7 @@ class Patches:
         Ends the waiting of `apply_when_imported`, too.
         """
         with self._lock:
-            if self._stop_waiting is not None:
-                self._stop_waiting()
-                self._stop_waiting = None
+            self._imported.stop()
             while self._applied:
                 row = self._applied.pop()
                 if inspect.getattr_static(row.owner, row.name, None) is not row.replacement:

@@ -9,7 +9,7 @@ import difflib
 import importlib.metadata
 from typing import Any
 
-from agl.discovery import package_of
+from agl.discovery import package_of, plain_name
 from agl.errors import PluginError
 
 GROUPS = ("agl.algorithms", "agl.stores", "agl.engines", "agl.executors", "agl.trackers", "agl.rewards")
@@ -40,7 +40,7 @@ def load(group: str, name: str) -> Any:
     from stevedore import DriverManager, ExtensionManager
 
     dist, _, short = name.rpartition(":")
-    entries = [entry for entry in drivers(group).get(short, []) if not dist or _plain(package_of(entry)) == _plain(dist)]
+    entries = [entry for entry in drivers(group).get(short, []) if not dist or plain_name(package_of(entry)) == plain_name(dist)]
     kind = group.removeprefix("agl.").rstrip("s")
     if not entries:
         raise PluginError(_unknown(group, kind, name, short))
@@ -67,10 +67,6 @@ def _unknown(group: str, kind: str, name: str, short: str) -> str:
         return f"{said}; `pip install {package}` brings it"
     close = difflib.get_close_matches(short, known, 1)
     return f"{said}; did you mean `{close[0]}`?" if close else f"{said}; install the package that brings it"
-
-
-def _plain(package: str) -> str:
-    return package.lower().replace("_", "-")
 
 
 def algorithm_class(name: str) -> Any:

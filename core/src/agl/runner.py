@@ -276,15 +276,11 @@ class AttemptRunner:
             self.running.discard(attempt_id)
 
     def _root(self, attempt: ActiveAttempt, outcome: _Outcome, started: float) -> Span:
-        return Span(
+        return attempt.make_span(
             span_id=attempt.root_id,
-            trace_id=attempt.trace_id,
-            rollout_id=attempt.rollout.rollout_id,
-            attempt_id=attempt.attempt_id,
             name=self._agent.spec.name,
             kind=SpanKind.AGENT,
             started_at=started,
-            ended_at=time.time(),
             status=SpanStatus.ERROR if outcome.failure else SpanStatus.OK,
             error=outcome.error.strip().splitlines()[-1] if outcome.error else None,
             attributes={"output": outcome.output} | ({USED_PROMPTS: sorted(attempt.used_prompts)} if attempt.used_prompts else {}),

@@ -28,6 +28,8 @@ import msgspec
 from agl.errors import ConfigError
 
 FILE = "agl.toml"
+DEFAULT_STORE = ".agl/store.sqlite"
+"""Where runs are kept when nobody says."""
 CONFIG_VARIABLE = "AGL_CONFIG"
 """Path of the settings file; without it `agl.toml` of the working directory is read where there is one."""
 

@@ -33,7 +33,7 @@ from agl.roles import Roles
 from agl.rollouts import new_id
 from agl.runner import BoundAgent
 from agl.runs import Run
-from agl.settings import Settings, read_settings
+from agl.settings import DEFAULT_STORE, Settings, read_settings
 from agl.store.base import RunRecord, Store
 from agl.store.opening import StoreSpec, opened, path_of
 from agl.tasks import Mode, make_tasks
@@ -44,7 +44,6 @@ T = TypeVar("T")
 
 RESUME_VARIABLE = "AGL_RESUME"
 """Id of the run that `fit` goes on with, or `latest`; `agl train --resume` sets it."""
-DEFAULT_STORE = Path(".agl/store.sqlite")
 DEV_TASKS = 10
 _ADAPTER_OPTIONS = {"agent_match"}
 
@@ -235,7 +234,7 @@ class Trainer:
     def _how_to_resume(self, run_id: str) -> str:
         if not isinstance(self.store, Path):  # the command line opens files
             return f"fit(…, resume={run_id!r})"
-        return f"agl train --resume {run_id}" + ("" if self.store == DEFAULT_STORE else f" --store {self.store}")
+        return f"agl train --resume {run_id}" + ("" if self.store == Path(DEFAULT_STORE) else f" --store {self.store}")
 
     async def _test(self, run: Run, *, first: bool) -> Evaluation | None:
         if not len(run.test):

@@ -11,7 +11,7 @@ from typing import Any
 
 from agl import context
 from agl.context import ActiveAttempt
-from agl.spans import Span, SpanKind, SpanStatus, new_span_id
+from agl.spans import SpanKind, SpanStatus, new_span_id
 
 _TRACE: contextvars.ContextVar[Trace | None] = contextvars.ContextVar("agl_autogen_trace", default=None)
 _RUN: contextvars.ContextVar[Run | None] = contextvars.ContextVar("agl_autogen_run", default=None)
@@ -122,15 +122,11 @@ class Trace:
     ) -> None:
         """A span that ends now, below the run where no other parent is given."""
         self.attempt.add_span(
-            Span(
+            self.attempt.make_span(
                 span_id=span_id or new_span_id(),
-                trace_id=self.attempt.trace_id,
-                rollout_id=self.attempt.rollout.rollout_id,
-                attempt_id=self.attempt.attempt_id,
                 name=name,
                 kind=kind,
                 started_at=started,
-                ended_at=time.time(),
                 parent_id=parent_id or run.span_id,
                 role=run.role,
                 status=status,

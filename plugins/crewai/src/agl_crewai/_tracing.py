@@ -11,7 +11,7 @@ from typing import Any
 
 from agl import context
 from agl.context import ActiveAttempt
-from agl.spans import Span, SpanKind, SpanStatus, new_span_id
+from agl.spans import SpanKind, SpanStatus, new_span_id
 
 log = logging.getLogger("agl.crewai")
 
@@ -105,15 +105,11 @@ class Trace:
     def _record(self, run: Run, status: SpanStatus, error: str | None) -> None:
         run.open = False
         self.attempt.add_span(
-            Span(
+            self.attempt.make_span(
                 span_id=run.span_id,
-                trace_id=self.attempt.trace_id,
-                rollout_id=self.attempt.rollout.rollout_id,
-                attempt_id=self.attempt.attempt_id,
                 name=run.name,
                 kind=run.kind,
                 started_at=run.started,
-                ended_at=time.time(),
                 parent_id=run.parent_id,
                 role=run.role,
                 status=status,

@@ -8,18 +8,13 @@ from __future__ import annotations
 
 import importlib
 import sys
-import threading
-from collections.abc import Callable
 from typing import Any
 
-from agl.importing import when_imported
+from agl.importing import OnImport
 from agl_langgraph import _tracing
 
 MODULE = "langchain_core.tracers.context"
 """Where LangChain keeps the hooks that add handlers to each run."""
-
-_lock = threading.RLock()
-_stop_waiting: Callable[[], None] | None = None
 
 
 class _HandlerOfAttempt:
@@ -39,25 +34,21 @@ class _HandlerOfAttempt:
 
 def watch() -> None:
     """Register with LangChain once per process: now if it is imported, else when it will be."""
-    global _stop_waiting
-    with _lock:
-        if _stop_waiting is None:
-            _stop_waiting = when_imported(MODULE, _register)
+    _LANGCHAIN.start()
 
 
 def unwatch() -> None:
     """Leave LangChain as it was before `watch`."""
-    global _stop_waiting
-    with _lock:
-        if _stop_waiting is not None:
-            _stop_waiting()
-            _stop_waiting = None
-        hooks = getattr(sys.modules.get(MODULE), "_configure_hooks", None)  # there is no public way to take one back
-        if hooks is not None:
-            hooks[:] = [entry for entry in hooks if not isinstance(entry[0], _HandlerOfAttempt)]
-        if "agl_langgraph._cache" in sys.modules:
-            importlib.import_module("agl_langgraph._cache").give_back_cache()
+    _LANGCHAIN.stop()
+    hooks = getattr(sys.modules.get(MODULE), "_configure_hooks", None)  # there is no public way to take one back
+    if hooks is not None:
+        hooks[:] = [entry for entry in hooks if not isinstance(entry[0], _HandlerOfAttempt)]
+    if "agl_langgraph._cache" in sys.modules:
+        importlib.import_module("agl_langgraph._cache").give_back_cache()
 
 
 def _register(module: Any) -> None:
     module.register_configure_hook(_HandlerOfAttempt(), inheritable=True)
+
+
+_LANGCHAIN = OnImport(MODULE, _register)

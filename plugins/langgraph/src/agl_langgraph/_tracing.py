@@ -10,7 +10,7 @@ from typing import Any
 
 from agl import context
 from agl.context import ActiveAttempt
-from agl.spans import Span, SpanKind, SpanStatus, new_span_id
+from agl.spans import SpanKind, SpanStatus, new_span_id
 from agl_langgraph._roles import Place, graph_path, place_of
 
 _TRACE: contextvars.ContextVar[Trace | None] = contextvars.ContextVar("agl_langgraph_trace", default=None)
@@ -109,15 +109,11 @@ class Trace:
     def _record(self, run: Run, status: SpanStatus, error: str | None) -> None:
         run.open = False
         self.attempt.add_span(
-            Span(
+            self.attempt.make_span(
                 span_id=run.span_id,
-                trace_id=self.attempt.trace_id,
-                rollout_id=self.attempt.rollout.rollout_id,
-                attempt_id=self.attempt.attempt_id,
                 name=run.name,
                 kind=run.kind,
                 started_at=run.started,
-                ended_at=time.time(),
                 parent_id=run.parent_id,
                 role=run.place.role,
                 status=status,

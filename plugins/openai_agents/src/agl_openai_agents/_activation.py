@@ -6,16 +6,11 @@
 from __future__ import annotations
 
 import sys
-import threading
-from collections.abc import Callable
 from types import ModuleType
 
-from agl.importing import when_imported
+from agl.importing import OnImport
 
 MODULE = "agents.run"
-
-_lock = threading.RLock()
-_stop_waiting: Callable[[], None] | None = None
 
 
 def watch() -> None:
@@ -24,10 +19,7 @@ def watch() -> None:
     Raises:
         PluginError: this version of the SDK is not what the patches were written for.
     """
-    global _stop_waiting
-    with _lock:
-        if _stop_waiting is None:
-            _stop_waiting = when_imported(MODULE, _apply)
+    _FRAMEWORK.start()
     if "agl_openai_agents._patches" in sys.modules:
         from agl_openai_agents._patches import PATCHES
 
@@ -39,11 +31,7 @@ def watch() -> None:
 
 def uninstall() -> None:
     """Give the SDK its own methods and processors back, and wait for its import no longer."""
-    global _stop_waiting
-    with _lock:
-        if _stop_waiting is not None:
-            _stop_waiting()
-            _stop_waiting = None
+    _FRAMEWORK.stop()
     if "agl_openai_agents._patches" in sys.modules:
         from agl_openai_agents._patches import PATCHES
 
@@ -59,3 +47,6 @@ def _apply(module: ModuleType) -> None:
         from agl_openai_agents._patches import PATCHES
 
         PATCHES.apply()
+
+
+_FRAMEWORK = OnImport(MODULE, _apply)

@@ -14,7 +14,7 @@ from typing import Any
 
 from agl import context
 from agl.context import ActiveAttempt
-from agl.spans import Span, SpanKind, SpanStatus, new_span_id
+from agl.spans import SpanKind, SpanStatus, new_span_id
 from agl.values import jsonable
 
 _TRACE: contextvars.ContextVar[Trace | None] = contextvars.ContextVar("agl_openai_agents_trace", default=None)
@@ -127,15 +127,11 @@ class Trace:
             # The SDK tells the model of an agent used as a tool that it failed, and goes on.
             self.unserved = self.unserved or work.endpoint_error
         self.attempt.add_span(
-            Span(
+            self.attempt.make_span(
                 span_id=work.span_id,
-                trace_id=self.attempt.trace_id,
-                rollout_id=self.attempt.rollout.rollout_id,
-                attempt_id=self.attempt.attempt_id,
                 name=work.name,
                 kind=work.kind,
                 started_at=work.started,
-                ended_at=time.time(),
                 parent_id=work.parent_id,
                 role=work.role,
                 status=status or (SpanStatus.ERROR if error else SpanStatus.OK),
