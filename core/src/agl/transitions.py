@@ -7,13 +7,16 @@ says why.
 from __future__ import annotations
 
 import math
-from array import array
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
 
+from agl.calltree import TOKEN, CallTree, Mismatch, packed
 from agl.spans import LLMCall, Span, SpanKind, SpanStatus
+
+UNTRAINED = "agl.untrained"
+"""Attribute of an imported llm span: for each answer why it is not trained, or None."""
 
 
 class Transition(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,6 +45,10 @@ class Transition(msgspec.Struct, frozen=True, kw_only=True):
     """This call's own share, put in by `agl_assign_credit`."""
     untrained: str | None = None
     """Why it does not enter a policy loss; None when it does."""
+    mismatch: Mismatch | None = None
+    """Why it does not go on from the call before it; None when it does, and where there are no token ids."""
+    step_advantage: float = 0.0
+    """Put in by `agl_assign_credit` or the credit `gigpo`: what comparing this call with others like it adds to its advantage."""
 
     @property
     def trainable(self) -> bool:
@@ -64,6 +71,8 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     transitions: tuple[Transition, ...]
     """The trained calls of the row, in order."""
     temperature: float = 1.0
+    shared: int = 0
+    """Leading tokens that an earlier call of the attempt has, too: never beyond the first sampled token of the row."""
 
 
 def transitions_of(spans: Sequence[Span], why_not: Callable[[str | None], str | None] = lambda role: None) -> list[Transition]:
@@ -83,7 +92,7 @@ def transitions_of(spans: Sequence[Span], why_not: Callable[[str | None], str | 
         superseded = last_try.get(span.attributes.get("agl.call_id"), span.span_id) != span.span_id
         frozen = why_not(span.role)
         for index in range(max(1, len(call.choices))):
-            found.append(_transition(span, call, index, _unusable(span, call, index, superseded) or frozen))
+            found.append(_transition(span, call, index, _unusable(span, call, index, superseded) or frozen or _told(span, index)))
     return _with_parents(found)
 
 
@@ -112,6 +121,12 @@ def _unusable(span: Span, call: LLMCall, index: int, superseded: bool) -> str | 
     return None
 
 
+def _told(span: Span, index: int) -> str | None:
+    """Why an imported answer is not trained, as the file that it comes from says."""
+    reasons: list[str | None] = span.attributes.get(UNTRAINED) or []
+    return reasons[index] if index < len(reasons) else None
+
+
 def _transition(span: Span, call: LLMCall, index: int, reason: str | None) -> Transition:
     choice = call.choices[index] if index < len(call.choices) else None
     return Transition(
@@ -137,42 +152,21 @@ def _temperature(value: Any) -> float:
         return 1.0
 
 
-def _packed(ids: Sequence[int]) -> bytes:
-    """Token ids as bytes of a fixed width, which compare at memory speed."""
-    return array("q", ids).tobytes()
-
-
-class _Paths:
-    """What has been sampled so far: prompt + response of each call, found again by the prompts that begin with it."""
-
-    def __init__(self) -> None:
-        self._paths: dict[bytes, Any] = {}
-
-    def put(self, item: Transition, value: Any) -> None:
-        """A later call of the same path takes its place."""
-        self._paths[_packed(item.prompt_ids + item.response_ids)] = value
-
-    def take(self, path: bytes) -> Any:
-        return self._paths.pop(path)
-
-    def longest(self, item: Transition, fits: Callable[[Any], bool] = lambda value: True) -> tuple[bytes, Any] | None:
-        """The longest path that a call's prompt begins with."""
-        prompt, best = _packed(item.prompt_ids), None
-        for path, value in reversed(self._paths.items()):  # the newest mostly is the longest
-            if (best is None or len(path) > len(best[0])) and prompt.startswith(path) and fits(value):
-                best = path, value
-        return best
-
-
 def _with_parents(transitions: list[Transition]) -> list[Transition]:
     """Each transition with the earlier call that it extends exactly: the one with the longest prompt + response."""
-    paths = _Paths()
+    tree, span_ids = CallTree(), list[str]()
     linked: list[Transition] = []
     for item in transitions:
-        found = paths.longest(item)
-        linked.append(item if found is None else msgspec.structs.replace(item, parent=found[1]))
-        if item.prompt_ids and item.response_ids:
-            paths.put(item, item.span_id)
+        if not item.prompt_ids:
+            linked.append(item)
+            continue
+        prompt = packed(item.prompt_ids)
+        place = tree.find(prompt, item.role)
+        parent = next((span_ids[node.calls[-1]] for node in place.node.upwards() if node.calls), None)
+        linked.append(msgspec.structs.replace(item, parent=parent, mismatch=tree.mismatch(place, prompt, item.role)))
+        if item.response_ids:
+            tree.put(place, prompt, packed(item.response_ids), item.role)
+            span_ids.append(item.span_id)
     return linked
 
 
@@ -183,27 +177,32 @@ def rows_of(transitions: Sequence[Transition]) -> list[Row]:
     second one (a fork) gets a row of its own, in which the shared tokens are context. Calls sampled at different
     temperatures do not share a row.
     """
-    open_rows = _Paths()
-    rows: list[list[Transition]] = []
+    tree = CallTree()
+    rows: list[tuple[list[Transition], int]] = []
     for item in transitions:
         if not item.prompt_ids or not item.response_ids:
             continue
-        found = open_rows.longest(item, lambda row: row[-1].temperature == item.temperature)  # noqa: B023
-        row: list[Transition] = [] if found is None else open_rows.take(found[0])
+        prompt = packed(item.prompt_ids)
+        place = tree.find(prompt, item.role)
+        row: list[Transition] = []
+        for node in place.node.upwards():
+            if node.held is not None and node.held[-1].temperature == item.temperature:
+                row, node.held = node.held, None
+                break
         if not row:
-            rows.append(row)
+            rows.append((row, place.matched // TOKEN))
         row.append(item)
-        open_rows.put(item, row)
-    return [made for row in rows if (made := _make_row(row)) is not None]
+        tree.put(place, prompt, packed(item.response_ids), item.role).held = row
+    return [made for row, shared in rows if (made := _make_row(row, shared)) is not None]
 
 
-def _make_row(items: Sequence[Transition]) -> Row | None:
+def _make_row(items: Sequence[Transition], shared: int) -> Row | None:
     last = items[-1]
     token_ids = last.prompt_ids + last.response_ids
-    mask, logprobs, owners = [False] * len(token_ids), [0.0] * len(token_ids), [-1] * len(token_ids)
     trained = [item for item in items if item.trainable]
     if not trained:
         return None
+    mask, logprobs, owners = [False] * len(token_ids), [0.0] * len(token_ids), [-1] * len(token_ids)
     for index, item in enumerate(trained):
         start = len(item.prompt_ids)
         stop = start + len(item.response_ids)
@@ -218,4 +217,5 @@ def _make_row(items: Sequence[Transition]) -> Row | None:
         owners=tuple(owners),
         transitions=tuple(trained),
         temperature=last.temperature,
+        shared=shared,
     )
