@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import json
 import shutil
 import signal
 import sys
@@ -14,16 +15,19 @@ from agl.context import ActiveAttempt
 from agl.plugins import Plugins
 from agl.resources import LLM, Resources
 from agl.results import RolloutResult
-from agl.rollouts import Attempt, Rollout, new_id
+from agl.rollouts import Attempt, AttemptStatus, Rollout, new_id
 from agl.spans import Choice, LLMCall, Span, SpanKind, SpanStatus, new_span_id
 from agl.store.sql import RunRecord, SQLStore
 from agl.tasks import Mode, Task
+from agl.transitions import call_of
 
 RUN = "run"
 # A shell's background job, as CI may be, ignores Ctrl-C and hands that on to the processes that tests send it to.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 _numbers = itertools.count()
+USER = [{"role": "user", "content": "hi"}]
+KEY = "sk-upstream-secret-key"
 
 
 @pytest.fixture(scope="session")
@@ -156,3 +160,64 @@ def install_package(tmp_path, monkeypatch):
             monkeypatch.delitem(sys.modules, name, raising=False)
 
     return install
+
+
+class Desk:
+    """A gateway with one open attempt on it."""
+
+    def __init__(self, store, gateway, attempt, llms):
+        self.store, self.gateway, self.attempt, self.llms = store, gateway, attempt, llms
+        self.llm = next(iter(llms.values()))
+
+    def client(self, **options):
+        from openai import AsyncOpenAI
+
+        return AsyncOpenAI(**{"base_url": self.llm.base_url, "api_key": self.llm.api_key, "max_retries": 0, **options})
+
+    async def ask(self, **body):
+        async with self.client() as client:
+            return await client.chat.completions.create(**{"model": "users-model", "messages": USER, **body})
+
+    async def stream(self, **body):
+        async with self.client() as client:
+            answers = await client.chat.completions.create(model="users-model", messages=USER, stream=True, **body)
+            return [chunk async for chunk in answers]
+
+    async def post(self, path="/chat/completions", body=None, *, raw=None, headers=None, url=None):
+        import aiohttp
+
+        body = {"model": "m", "messages": USER} if body is None else body
+        async with aiohttp.ClientSession() as session:
+            sent = session.post((url or self.llm.base_url) + path, data=raw if raw is not None else json.dumps(body), headers=headers or {})
+            async with sent as response:
+                return response.status, json.loads(await response.read()), response.headers
+
+    async def spans(self):
+        """All spans so far, after the end of the attempt."""
+        await self.gateway.close(self.attempt.attempt_id)
+        await self.store.finish(self.attempt.attempt_id, AttemptStatus.SUCCEEDED)
+        (result,) = await self.store.results([self.attempt.rollout.rollout_id])
+        return result.spans
+
+    async def calls(self):
+        return [call_of(span) for span in await self.spans()]
+
+
+@pytest.fixture
+async def open_desk(store, make_rollout):
+    """Opens attempts on one gateway: with the servers of their models, and with other fields of these."""
+    from agl.gateway.server import Gateway
+
+    gateway = Gateway(store)
+    await gateway.start()
+
+    async def open_(*servers, mode=Mode.TRAIN, seed=0, **values):
+        await store.enqueue([make_rollout(mode=mode, seed=seed)])
+        (rollout,) = await store.claim("run", "w")
+        known = {"model": "policy", "version": "1", "api_key": KEY}
+        llms = {f"llm{i}": LLM(**{"endpoint": server.base_url(), **known, **values}) for i, server in enumerate(servers)}
+        attempt = ActiveAttempt(rollout, Resources(version=0, values=llms))
+        return Desk(store, gateway, attempt, gateway.open(attempt, llms))
+
+    yield open_
+    await gateway.stop()

@@ -4,7 +4,6 @@ import asyncio
 import json
 import socket
 
-import aiohttp
 import openai
 import pytest
 from openai import AsyncOpenAI
@@ -13,8 +12,7 @@ from agl.errors import ConfigError, GatewayError, StoreError
 from agl.gateway.record import call_seed
 from agl.gateway.server import Gateway
 from agl.gateway.stream import StreamAssembler
-from agl.resources import LLM, Resources
-from agl.rollouts import AttemptStatus
+from agl.resources import LLM
 from agl.spans import SpanStatus
 from agl.tasks import Mode
 from agl.testing.scripted import Reply, ScriptedServer
@@ -24,62 +22,6 @@ from agl.transitions import call_of, transitions_of
 USER = [{"role": "user", "content": "hi"}]
 TOOLS = [{"type": "function", "function": {"name": "add", "description": "adds", "parameters": {"type": "object", "properties": {}}}}]
 KEY = "sk-upstream-secret-key"
-
-
-class Desk:
-    """A gateway with one open attempt on it."""
-
-    def __init__(self, store, gateway, attempt, llms):
-        self.store, self.gateway, self.attempt, self.llms = store, gateway, attempt, llms
-        self.llm = next(iter(llms.values()))
-
-    def client(self, **options):
-        return AsyncOpenAI(**{"base_url": self.llm.base_url, "api_key": self.llm.api_key, "max_retries": 0, **options})
-
-    async def ask(self, **body):
-        async with self.client() as client:
-            return await client.chat.completions.create(**{"model": "users-model", "messages": USER, **body})
-
-    async def stream(self, **body):
-        async with self.client() as client:
-            answers = await client.chat.completions.create(model="users-model", messages=USER, stream=True, **body)
-            return [chunk async for chunk in answers]
-
-    async def post(self, path="/chat/completions", body=None, *, raw=None, headers=None, url=None):
-        body = {"model": "m", "messages": USER} if body is None else body
-        async with aiohttp.ClientSession() as session:
-            sent = session.post((url or self.llm.base_url) + path, data=raw if raw is not None else json.dumps(body), headers=headers or {})
-            async with sent as response:
-                return response.status, json.loads(await response.read()), response.headers
-
-    async def spans(self):
-        """All spans so far, after the end of the attempt."""
-        await self.gateway.close(self.attempt.attempt_id)
-        await self.store.finish(self.attempt.attempt_id, AttemptStatus.SUCCEEDED)
-        (result,) = await self.store.results([self.attempt.rollout.rollout_id])
-        return result.spans
-
-    async def calls(self):
-        return [call_of(span) for span in await self.spans()]
-
-
-@pytest.fixture
-async def open_desk(store, make_rollout):
-    from agl.context import ActiveAttempt
-
-    gateway = Gateway(store)
-    await gateway.start()
-
-    async def open_(*servers, mode=Mode.TRAIN, seed=0, **values):
-        await store.enqueue([make_rollout(mode=mode, seed=seed)])
-        (rollout,) = await store.claim("run", "w")
-        known = {"model": "policy", "version": "1", "api_key": KEY}
-        llms = {f"llm{i}": LLM(**{"endpoint": server.base_url(), **known, **values}) for i, server in enumerate(servers)}
-        attempt = ActiveAttempt(rollout, Resources(version=0, values=llms))
-        return Desk(store, gateway, attempt, gateway.open(attempt, llms))
-
-    yield open_
-    await gateway.stop()
 
 
 @pytest.fixture
@@ -373,7 +315,7 @@ async def test_a_client_that_goes_away_leaves_a_span_and_blames_nobody(open_desk
             async with desk.client(timeout=0.2) as client:
                 await client.chat.completions.create(model="m", messages=USER)
         async with asyncio.timeout(20):
-            while desk.gateway._flush is None:  # until its end of the connection is seen
+            while desk.gateway._recorder._flush is None:  # until its end of the connection is seen
                 await asyncio.sleep(0.01)
         (span,) = await desk.spans()
     assert (span.status, span.error, call_of(span).http_status) == (SpanStatus.ERROR, "the client went away", 499)
@@ -454,9 +396,9 @@ async def test_embeddings_pass_through_and_are_no_calls(desk, server):
 
 async def test_a_route_that_cannot_be_trained_says_so_and_makes_no_reward_of_it(desk, server):
     async with desk.client() as client:
-        with pytest.raises(openai.NotFoundError, match="the gateway has no `responses`; it has chat/completions"):
-            await client.responses.create(model="m", input="x")
-    assert "no `responses`" in desk.attempt.infrastructure_error
+        with pytest.raises(openai.NotFoundError, match="the gateway has no `images/generations`; it has chat/completions, completions"):
+            await client.images.generate(model="m", prompt="x")
+    assert "no `images/generations`" in desk.attempt.infrastructure_error
     assert server.requests == []
 
 

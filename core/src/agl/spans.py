@@ -64,9 +64,10 @@ class LLMCall(msgspec.Struct, frozen=True, kw_only=True):
     """What the gateway records of one LLM call: the `agl.call` attribute of an llm span."""
 
     request: dict[str, Any]
-    """Body as it was sent upstream."""
+    """Body as it was sent upstream: of chat completions, or of text completions with its `prompt`."""
     response: dict[str, Any] | None
-    """Body as it came back (put together again from its chunks when it was streamed), without token ids and logprobs; None when the call failed."""
+    """The answer as a chat completion (put together again from its chunks when it was streamed), without token ids, logprobs and nulls; None when
+    the call failed."""
     choices: list[Choice] = []
     prompt_ids: list[int] | None = None
     """(P,) prompt as the engine tokenised it; None when the endpoint does not tell."""
@@ -78,6 +79,10 @@ class LLMCall(msgspec.Struct, frozen=True, kw_only=True):
     http_status: int = 200
     retry_of: str | None = None
     """Call id of the SDK when this request is its retry."""
+    dialect: str = "chat"
+    """What the agent spoke: `chat`, `completions`, `responses`, `messages`."""
+    original: dict[str, Any] | None = None
+    """Body as the agent sent it, where `request` is a translation of it."""
     first_token_seconds: float | None = None
 
 

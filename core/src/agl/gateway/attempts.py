@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import re
 import secrets
 from collections import Counter
@@ -11,6 +12,8 @@ from collections.abc import Generator, Mapping
 from typing import Any
 
 from agl.context import ActiveAttempt
+from agl.gateway.memory import Memory
+from agl.gateway.wire import CALL_HEADER, IDEMPOTENCY_HEADER, RETRY_HEADER
 from agl.resources import LLM
 from agl.spans import new_span_id
 
@@ -23,11 +26,15 @@ class OpenAttempt:
 
     def __init__(self, attempt: ActiveAttempt, upstreams: Mapping[str, LLM]) -> None:
         self.attempt = attempt
+        self.memory = Memory()
         self.key = KEY_PREFIX + secrets.token_hex(16)
         self._upstreams = dict(upstreams)
         self._counts: Counter[str | None] = Counter()
         self._numbers: dict[str, int] = {}
+        self.otlp_ids: set[str] = set()
+        """Ids of the spans that the agent's own tracing sent."""
         self._calls: set[asyncio.Task[Any]] = set()
+        self.ended = False
 
     def upstream(self, model: Any = None, resource: str | None = None) -> LLM:
         """The language model that a request names, by its resource or else by its model; the first when it names none of them."""
@@ -40,13 +47,24 @@ class OpenAttempt:
         """Whether this is the attempt's own key."""
         return secrets.compare_digest(given.encode(), self.key.encode())
 
-    def identify(self, call_id: str | None) -> tuple[str, str | None, str | None]:
-        """Span id, call id and, for a repeated call id, the call that is retried. A call id of another form is not ours."""
-        if call_id is None or _CALL_ID.fullmatch(call_id) is None:
-            return new_span_id(), None, None
+    def identify(self, headers: Mapping[str, str]) -> tuple[str, str | None, str | None]:
+        """Span id, call id and, for a repeated call, the call that is retried; equal requests alone are never taken for a repetition.
+
+        Args:
+            headers: of the request. A call id of another form is not ours; an idempotency key stands in for one, unless the
+                client's SDK says that this is its first try.
+        """
+        call_id = headers.get(CALL_HEADER)
+        if call_id is None or not is_span_id(call_id):
+            key = headers.get(IDEMPOTENCY_HEADER)
+            if key is None:
+                return new_span_id(), None, None
+            call_id = hashlib.blake2b(f"{self.attempt.attempt_id}:{key}".encode(errors="replace"), digest_size=8).hexdigest()
+            if call_id in self._numbers and headers.get(RETRY_HEADER) == "0":
+                return new_span_id(), None, None
         if call_id in self._numbers:
             return new_span_id(), call_id, call_id
-        return call_id, call_id, None
+        return new_span_id() if call_id in self.otlp_ids else call_id, call_id, None
 
     def number(self, role: str | None, call_id: str | None) -> int:
         """Index of a call among those of its role, from 0; a retry has that of the call it repeats."""
@@ -70,7 +88,13 @@ class OpenAttempt:
             self._calls.discard(task)
 
     def stop_calls(self) -> set[asyncio.Task[Any]]:
-        """Cancel the calls that are on their way, and return them."""
+        """The end of the attempt: cancel the calls that are on their way, and return them."""
+        self.ended = True
         for task in self._calls:
             task.cancel()
         return set(self._calls)
+
+
+def is_span_id(text: str) -> bool:
+    """Whether it has the form of a span's or a call's id."""
+    return _CALL_ID.fullmatch(text) is not None

@@ -12,9 +12,6 @@ from agl.resources import LLM
 from agl.rollouts import Rollout
 from agl.spans import Choice, LLMCall, Span, SpanKind, SpanStatus
 
-TOKEN_FIELDS = {"return_token_ids": True, "logprobs": True}
-"""Asked of an engine under training, in vLLM's field names."""
-
 
 class Exchange(msgspec.Struct, kw_only=True):
     """One call on its way through the gateway."""
@@ -25,20 +22,27 @@ class Exchange(msgspec.Struct, kw_only=True):
     role: str | None
     call_id: str | None
     retry_of: str | None
-    asked: dict[str, Any]
-    """Body as the agent sent it."""
+    dialect: str
+    original: dict[str, Any] | None
+    """Body as the agent sent it, where what goes upstream is a translation of it."""
     sent: dict[str, Any]
     """Body as it goes upstream."""
     overridden: dict[str, Any]
     version: str | None
     started_at: float
+    retry_count: int = 0
+    """Of the client's SDK: how often it has sent this before."""
     first_token_at: float | None = None
 
 
-def upstream_body(asked: dict[str, Any], llm: LLM, rollout: Rollout, seed: int) -> tuple[dict[str, Any], dict[str, Any]]:
+def upstream_body(
+    asked: dict[str, Any], llm: LLM, rollout: Rollout, seed: int, token_fields: dict[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """The body to send upstream, and the fields in which it differs from the agent's (with the agent's own values).
 
     Args:
+        asked: the request as the upstream's route takes it.
+        token_fields: what is asked of an engine under training; a number stays that is asked for already.
         seed: for this call; sent when the resource is `seeded` and the agent names none.
     """
     sets: dict[str, Any] = {"model": llm.model, **llm.parameters(str(rollout.mode))}
@@ -47,7 +51,10 @@ def upstream_body(asked: dict[str, Any], llm: LLM, rollout: Rollout, seed: int) 
             sets[theirs] = sets.pop(ours)
             break
     if llm.version is not None:
-        sets |= TOKEN_FIELDS
+        sets |= {name: value for name, value in token_fields.items() if type(value) is bool or not asked.get(name)}
+        if asked.get("stream"):  # the record of a streamed call has what an unstreamed one would have
+            options: Any = asked.get("stream_options")
+            sets["stream_options"] = {**(cast("dict[str, Any]", options) if isinstance(options, dict) else {}), "include_usage": True}
     if llm.seeded and asked.get("seed") is None:
         sets.setdefault("seed", seed)
     overridden = {name: asked.get(name) for name, value in sets.items() if asked.get(name) != value}
@@ -82,7 +89,7 @@ def make_span(
     told = (response or {}).get("weight_version")
     call = LLMCall(
         request=exchange.sent,
-        response=None if response is None else answer_for_agent(response, {}),
+        response=None if response is None else _without_nulls(answer_for_agent(response, {})),
         choices=[_choice(choice) for choice in _choices(response or {})],
         prompt_ids=_ids((response or {}).get("prompt_token_ids")),
         version=None if response is None else exchange.version if told is None else str(told),
@@ -90,6 +97,8 @@ def make_span(
         streamed=bool(exchange.sent.get("stream")),
         http_status=status,
         retry_of=exchange.retry_of,
+        dialect=exchange.dialect,
+        original=exchange.original,
         first_token_seconds=exchange.first_token_at and exchange.first_token_at - exchange.started_at,
     )
     return Span(
@@ -97,7 +106,7 @@ def make_span(
         trace_id=exchange.trace_id,
         rollout_id=rollout_id,
         attempt_id=attempt_id,
-        name=f"chat {exchange.sent.get('model')}",
+        name=f"{_operation(exchange)} {exchange.sent.get('model')}",
         kind=SpanKind.LLM,
         started_at=exchange.started_at,
         ended_at=time.time(),
@@ -107,6 +116,21 @@ def make_span(
         error=error,
         attributes=_attributes(exchange, response or {}) | {"agl.call_id": exchange.call_id, "agl.call": msgspec.to_builtins(call)},
     )
+
+
+def _without_nulls(response: dict[str, Any]) -> dict[str, Any]:
+    """A response without fields that say nothing: whole and streamed answers differ in which of them they have."""
+    for choice in response["choices"]:
+        message: Any = choice.get("message")
+        if isinstance(message, dict):
+            told = {name: value for name, value in cast(dict[str, Any], message).items() if value is not None and value != []}
+            choice["message"] = told | {"content": told.get("content") or (None if "tool_calls" in told else "")}
+    return {name: value for name, value in response.items() if value is not None}
+
+
+def _operation(exchange: Exchange) -> str:
+    """The word of the GenAI conventions."""
+    return "text_completion" if exchange.dialect == "completions" else "chat"
 
 
 def _choices(response: dict[str, Any]) -> list[dict[str, Any]]:
@@ -138,7 +162,7 @@ def _logprobs(value: Any) -> list[float] | None:
 def _attributes(exchange: Exchange, response: dict[str, Any]) -> dict[str, Any]:
     usage: dict[str, Any] = response.get("usage") or {}
     values: dict[str, Any] = {
-        "gen_ai.operation.name": "chat",
+        "gen_ai.operation.name": _operation(exchange),
         "gen_ai.request.model": exchange.sent.get("model"),
         "gen_ai.request.temperature": exchange.sent.get("temperature"),
         "gen_ai.request.max_tokens": exchange.sent.get("max_tokens") or exchange.sent.get("max_completion_tokens"),
@@ -147,5 +171,6 @@ def _attributes(exchange: Exchange, response: dict[str, Any]) -> dict[str, Any]:
         "gen_ai.response.finish_reasons": [choice.get("finish_reason") for choice in _choices(response)],
         "gen_ai.usage.input_tokens": usage.get("prompt_tokens"),
         "gen_ai.usage.output_tokens": usage.get("completion_tokens"),
+        "agl.retry_count": exchange.retry_count or None,
     }
     return {name: value for name, value in values.items() if value is not None}

@@ -2,6 +2,10 @@
 
 CALL_HEADER = "x-agl-call"
 """16 hexadecimal digits, the same over a client's own retries of one call."""
+IDEMPOTENCY_HEADER = "Idempotency-Key"
+"""A client's own name for a call, the same over its retries."""
+RETRY_HEADER = "x-stainless-retry-count"
+"""What the SDKs of OpenAI and Anthropic send with each try: how many there were before."""
 ROLE_HEADER = "x-agl-role"
 """Percent-encoded, since names of nodes and agents may be in any script."""
 LLM_HEADER = "x-agl-llm"

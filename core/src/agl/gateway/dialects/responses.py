@@ -1,0 +1,125 @@
+"""OpenAI Responses, by way of chat completions."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from agl.gateway.dialects import openai
+from agl.gateway.dialects.blocks import Answer, answer_of, message_of
+from agl.gateway.dialects.responses_input import messages_of
+from agl.gateway.dialects.responses_options import options_of
+from agl.gateway.dialects.responses_output import ECHOED, item, logprobs_of, usage_of
+from agl.gateway.dialects.responses_stream import ResponsesWriter
+from agl.gateway.memory import Memory, Turn
+from agl.gateway.problems import Problem, object_of, text_of, unsupported
+from agl.gateway.stream import StreamAssembler
+
+_INCOMPLETE = {"length": "max_output_tokens", "content_filter": "content_filter"}
+
+
+class ResponsesReading:
+    """A request of the Responses API as one of chat completions.
+
+    Raises:
+        Problem: see `Dialect.read`.
+    """
+
+    assembler = StreamAssembler
+
+    def __init__(self, asked: dict[str, Any], memory: Memory) -> None:
+        self._asked, self._memory = asked, memory
+        self._before, self._conversation = _before(asked, memory)
+        self._new = messages_of(asked.get("input"), memory)
+        self._created = int(time.time())
+        instructions = asked.get("instructions")
+        told = [] if instructions is None else [{"role": "system", "content": text_of(instructions, "instructions")}]
+        history = self._before.history() if self._before else []
+        if not history and not self._new:
+            raise Problem(400, "`input` is needed: a text or a list of items", "invalid_request", param="input")
+        self.chat = {"messages": [*told, *history, *self._new], **options_of(asked)}
+
+    def answer(self, response: dict[str, Any], span_id: str) -> dict[str, Any]:
+        """The response object, which is kept for requests that go on from it."""
+        return self.finished(answer_of(response, span_id), response, span_id)
+
+    def writer(self, span_id: str) -> ResponsesWriter:
+        """The response as it grows."""
+        return ResponsesWriter(self, span_id)
+
+    def recorded(self, response: dict[str, Any]) -> dict[str, Any]:
+        """The answer itself."""
+        return response
+
+    def begun(self, span_id: str, model: str | None) -> dict[str, Any]:
+        """The response object before there is an answer."""
+        given = {name: value if self._asked.get(name) is None else self._asked[name] for name, value in ECHOED.items()}
+        about = {"id": f"resp_{span_id}", "object": "response", "created_at": self._created, "status": "in_progress", "model": model}
+        conversation = {"conversation": {"id": self._conversation}} if self._conversation else {}
+        return {**about, "error": None, "incomplete_details": None, "output": [], "usage": None, **given, **conversation}
+
+    def finished(self, answer: Answer, response: dict[str, Any], span_id: str) -> dict[str, Any]:
+        """The response object of a whole answer."""
+        logprobs = logprobs_of(response, self._asked)
+        reason = _INCOMPLETE.get(answer.finish_reason or "")
+        told = self.begun(span_id, response.get("model")) | {
+            "status": "incomplete" if reason else "completed",
+            "completed_at": None if reason else int(time.time()),
+            "incomplete_details": {"reason": reason} if reason else None,
+            "output": [item(block, index, span_id, logprobs) for index, block in enumerate(answer.blocks)],
+            "usage": usage_of(response.get("usage")),
+        }
+        self._keep(told, Turn([*self._new, message_of(answer.blocks)], self._before))
+        return told
+
+    def _keep(self, told: dict[str, Any], turn: Turn) -> None:
+        if self._conversation:
+            self._memory.conversations[self._conversation] = turn
+        if self._asked.get("store") is not False:
+            self._memory.turns[told["id"]], self._memory.responses[told["id"]] = turn, told
+            self._memory.items |= {item["id"]: item for item in told["output"]}
+
+
+class Responses:
+    """`/v1/responses`."""
+
+    name = "responses"
+    path = "chat/completions"
+    translated = True
+    token_fields = {"return_token_ids": True, "logprobs": True}
+
+    def read(self, asked: dict[str, Any], memory: Memory) -> ResponsesReading:
+        """The request as one of chat completions."""
+        return ResponsesReading(asked, memory)
+
+    error = staticmethod(openai.error)
+    refusal = staticmethod(openai.refusal)
+
+
+def _before(asked: dict[str, Any], memory: Memory) -> tuple[Turn | None, str | None]:
+    """What the request goes on from, and the conversation that it belongs to."""
+    response_id, conversation = asked.get("previous_response_id"), asked.get("conversation")
+    if response_id is not None and conversation is not None:
+        raise unsupported("conversation", "it cannot be given with `previous_response_id`", "give one of them")
+    if response_id is not None:
+        if str(response_id) not in memory.turns:
+            raise unknown("previous_response_id", "response", response_id)
+        return memory.turns[str(response_id)], None
+    if conversation is None:
+        return None, None
+    name = conversation if isinstance(conversation, str) else str(object_of(conversation, "conversation").get("id"))
+    if name not in memory.conversations:
+        raise unknown("conversation", "conversation", name)
+    return memory.conversations[name], name
+
+
+def unknown(where: str, what: str, given: Any, status: int = 400) -> Problem:
+    """The refusal of an id that the attempt does not know."""
+    return Problem(
+        status,
+        f"this attempt has no {what} `{given}`: only what was made in the attempt itself is kept, until its end, and no response with "
+        "`store: false`",
+        f"{what}_not_found",
+        param=where,
+        infrastructure=True,
+    )

@@ -1,0 +1,194 @@
+"""Forwarding: one call goes to its upstream, its answer to the client, and a span of it to the recorder."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+import aiohttp
+import msgspec
+from aiohttp import web
+
+from agl.gateway.attempts import OpenAttempt
+from agl.gateway.dialects import Dialect, Reading
+from agl.gateway.problems import Problem
+from agl.gateway.record import Exchange, make_span
+from agl.gateway.recorder import Recorder
+from agl.gateway.wire import NOT_THE_AGENTS, SPAN_HEADER
+from agl.resources import LLM
+
+CONNECT_SECONDS = 10.0
+CALL_SECONDS = 600.0
+"""Longest silence of an upstream within a call."""
+PASSED_HEADERS = ("Retry-After", "retry-after-ms", "x-should-retry", "x-request-id")
+
+
+class Forwarder:
+    """Makes calls to upstreams.
+
+    Args:
+        recorder: where spans go.
+    """
+
+    def __init__(self, recorder: Recorder) -> None:
+        self._recorder = recorder
+        self._session: aiohttp.ClientSession | None = None
+
+    async def start(self) -> None:
+        """Be ready for calls."""
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=CALL_SECONDS)
+        connector = aiohttp.TCPConnector(limit=0)
+        self._session = aiohttp.ClientSession(connector=connector, timeout=timeout, json_serialize=lambda value: encode(value).decode())
+
+    async def stop(self) -> None:
+        """Let go of connections."""
+        if self._session is not None:
+            await self._session.close()
+
+    def request(self, llm: LLM, method: str, path: str, **body: Any) -> Any:
+        """A request to an upstream, as a context: the one place where its address and key are put in."""
+        assert self._session is not None
+        headers = {"Authorization": f"Bearer {llm.api_key}"} if llm.api_key else {}
+        return self._session.request(method, f"{llm.endpoint.rstrip('/')}/{path}", headers=headers | body.pop("headers", {}), **body)
+
+    async def call(
+        self, request: web.Request, dialect: Dialect, reading: Reading, opened: OpenAttempt, exchange: Exchange, llm: LLM
+    ) -> Any:
+        """Answer a call.
+
+        Raises:
+            Problem: the upstream cannot be reached, or gave no answer.
+            asyncio.CancelledError: the client went away, or the attempt ended.
+        """
+        call = _Call(self._recorder, dialect, reading, opened, exchange, llm)
+        with opened.calling():
+            try:
+                async with self.request(llm, "POST", dialect.path, json=exchange.sent) as upstream:
+                    if upstream.status == 200 and upstream.content_type == "text/event-stream":
+                        return await call.stream(request, upstream)
+                    raw = await upstream.read()
+                return call.whole(upstream, raw)
+            except (asyncio.CancelledError, _ClientGone):
+                why = "the attempt ended" if opened.ended else "the client went away"
+                call.record(response=None, status=499, error=why)
+                raise asyncio.CancelledError(why) from None
+            except (aiohttp.ClientError, TimeoutError) as error:
+                problem = unreachable(llm, error)
+                call.record(response=None, status=502, error=problem.message, infrastructure=True)
+                raise problem from error
+
+
+class _Call:
+    """One call whose request is made."""
+
+    def __init__(self, recorder: Recorder, dialect: Dialect, reading: Reading, opened: OpenAttempt, exchange: Exchange, llm: LLM) -> None:
+        self._recorder, self._dialect, self._reading = recorder, dialect, reading
+        self._opened, self._exchange, self._llm = opened, exchange, llm
+
+    def whole(self, upstream: aiohttp.ClientResponse, raw: bytes) -> web.Response:
+        """The client's answer to what is no stream."""
+        body, headers = object_in(raw), {SPAN_HEADER: self._exchange.span_id}
+        if upstream.status == 200 and body is not None:
+            try:
+                answer = self._reading.answer(body, self._exchange.span_id)
+            except Problem as problem:
+                self.record(response=None, status=problem.status, error=problem.message, infrastructure=True)
+                raise
+            self.record(response=body, status=200, error=None)
+            return web.Response(body=encode(answer), content_type="application/json", headers=headers)
+        raw = without_key(raw, self._llm)
+        error = f"the endpoint answered {upstream.status}: {raw[:500].decode(errors='replace')}"
+        status = 502 if upstream.status == 200 else upstream.status
+        self.record(response=None, status=status, error=error, infrastructure=status >= 500 or status in NOT_THE_AGENTS)
+        headers |= {name: upstream.headers[name] for name in PASSED_HEADERS if name in upstream.headers}
+        kind = "application/json" if self._dialect.translated else upstream.content_type
+        return web.Response(status=status, body=self._dialect.refusal(status, raw), content_type=kind, headers=headers)
+
+    async def stream(self, request: web.Request, upstream: aiohttp.ClientResponse) -> web.StreamResponse:
+        """The client's answer to a stream, written as it arrives."""
+        headers = {"Content-Type": "text/event-stream", "Cache-Control": "no-cache", SPAN_HEADER: self._exchange.span_id}
+        response = web.StreamResponse(headers=headers)
+        assembler, writer = self._reading.assembler(), self._reading.writer(self._exchange.span_id)
+        body, error, ending = None, None, b""
+        await _to_client(response.prepare(request))
+        try:
+            async for data in upstream.content.iter_any():
+                lines = list(assembler.lines(data))
+                if self._exchange.first_token_at is None and any(line.tokens for line in lines):
+                    self._exchange.first_token_at = time.time()
+                await _to_client(response.write(writer.write(lines)))
+            ending = writer.write(list(assembler.last()))
+            body = assembler.finished()
+            error = assembler.error or (None if assembler.complete else "the endpoint's stream ended before its end")
+            ending += b"" if error else writer.end(body)
+        except (aiohttp.ClientError, TimeoutError, msgspec.DecodeError) as failure:
+            error = f"the endpoint's stream broke: {type(failure).__name__}: {failure}"
+        except Problem as problem:
+            error = problem.message
+        self.record(response=None if error else body, status=200, error=error, infrastructure=error is not None)
+        if error and (self._dialect.translated or not assembler.error):  # the status is sent: the client can only be told in the stream
+            ending += writer.fail(Problem(502, error, "upstream_failed"))
+        await _to_client(response.write(ending))
+        await _to_client(response.write_eof())
+        return response
+
+    def record(self, *, response: dict[str, Any] | None, status: int, error: str | None, infrastructure: bool = False) -> None:
+        """Keep what became of the call."""
+        record(self._recorder, self._opened, self._exchange, response and self._reading.recorded(response), status, error, infrastructure)
+
+
+def record(
+    recorder: Recorder,
+    opened: OpenAttempt,
+    exchange: Exchange,
+    response: dict[str, Any] | None,
+    status: int,
+    error: str | None,
+    infrastructure: bool,
+) -> None:
+    """Make the span of a call that ended, and tell the attempt."""
+    attempt = opened.attempt
+    span = make_span(exchange, attempt.attempt_id, attempt.rollout.rollout_id, response=response, status=status, error=error)
+    if infrastructure:
+        attempt.infrastructure_error = error
+    if error is None:
+        attempt.last_call = span.span_id
+        attempt.infrastructure_error = None
+        if exchange.call_id is not None:
+            attempt.call_spans[exchange.call_id] = span.span_id
+    recorder.add(span)
+
+
+class _ClientGone(Exception):
+    """The agent's side of the connection is closed."""
+
+
+async def _to_client(writing: Any) -> None:
+    # aiohttp says it with an error that is also one of its client's: it must not be taken for the endpoint's.
+    try:
+        await writing
+    except ConnectionError as error:
+        raise _ClientGone from error
+
+
+def unreachable(llm: LLM, error: Exception) -> Problem:
+    """An endpoint that gave no answer at all."""
+    message = f"the endpoint {llm.endpoint} failed: {type(error).__name__}: {error}"
+    return Problem(502, message, "upstream_failed", infrastructure=True)
+
+
+def without_key(raw: bytes, llm: LLM) -> bytes:
+    """An endpoint's words without its key, which refusals like to repeat."""
+    return raw.replace(llm.api_key.encode(), b"***") if llm.api_key and len(llm.api_key) >= 8 else raw
+
+
+def object_in(raw: bytes) -> dict[str, Any] | None:
+    """The JSON object that a body is; None for all else."""
+    try:
+        return msgspec.json.decode(raw, type=dict[str, Any])
+    except (msgspec.DecodeError, RecursionError):
+        return None
+
+
+encode = msgspec.json.encode

@@ -1,0 +1,39 @@
+"""What the gateway remembers of an attempt between its calls: it ends with the attempt."""
+
+from __future__ import annotations
+
+from typing import Any
+
+Message = dict[str, Any]
+
+
+class Turn:
+    """The messages that one call added to a conversation, and the turn before it."""
+
+    def __init__(self, messages: list[Message], previous: Turn | None = None) -> None:
+        self._messages, self._previous = messages, previous
+
+    def history(self) -> list[Message]:
+        """All chat messages up to the end of this turn."""
+        turns: list[Turn] = []
+        turn: Turn | None = self
+        while turn is not None:
+            turns.append(turn)
+            turn = turn._previous
+        return [message for turn in reversed(turns) for message in turn._messages]
+
+
+class Memory:
+    """State that a dialect leaves to its server."""
+
+    def __init__(self) -> None:
+        self.turns: dict[str, Turn] = {}
+        """By id of a response."""
+        self.responses: dict[str, dict[str, Any]] = {}
+        """Stored responses by id, as they were given."""
+        self.items: dict[str, dict[str, Any]] = {}
+        """Items of stored responses by id."""
+        self.conversations: dict[str, Turn | None] = {}
+        """By id; None while nothing was said."""
+        self.arguments: dict[str, str] = {}
+        """Arguments of tool calls by the call's id, as the model wrote them: JSON that is read and written again may differ."""
