@@ -96,7 +96,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """A public name from its module, or an algorithm by the name it is registered under (`agl.GRPO`)."""
+    """A public name from its module, an algorithm by the name it is registered under (`agl.GRPO`), or a name of Agent Lightning."""
     if name in _HOME:
         value = getattr(importlib.import_module(_HOME[name]), name)
         globals()[name] = value
@@ -105,7 +105,9 @@ def __getattr__(name: str) -> Any:
         from agl.registry import algorithm_class
 
         return algorithm_class(name)
-    raise AttributeError(f"module `agl` has no attribute `{name}`")
+    value = importlib.import_module("agl.compat").find(name)
+    globals()[name] = value
+    return value
 
 
 def __dir__() -> list[str]:

@@ -10,11 +10,14 @@ import asyncio
 import functools
 import inspect
 from collections.abc import Awaitable, Callable
-from typing import Any, cast
+from typing import Any, Generic, Self, TypeVar, cast
 
+from agl.compat.old import warn_old
 from agl.errors import ConfigError
 from agl.resources import LLM, PromptTemplate, Resources
 from agl.rollouts import Rollout
+
+T = TypeVar("T")
 
 
 class AgentAdapter:
@@ -85,8 +88,8 @@ def agent(
     return AgentSpec(agent, input=input, output=output, reward=reward, name=name)
 
 
-class LitAgent:
-    """An agent as a class, in the form that users of Agent Lightning know.
+class LitAgent(Generic[T]):
+    """An agent as a class, in the form that users of Agent Lightning know; `LitAgent[MyTask]` tells type checkers what a task is.
 
     Override `rollout` or `rollout_async`; `training_rollout` and `validation_rollout` (and their async forms) where they
     differ. Return a float to give the reward, or None when it was emitted with `agl.emit_reward`.
@@ -94,32 +97,36 @@ class LitAgent:
 
     tracer: Tracer
 
-    def __new__(cls, *args: Any, **kwargs: Any) -> LitAgent:
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         made = super().__new__(cls)
         made.tracer = Tracer()
         return made
 
-    def rollout(self, task: dict[str, Any], resources: Resources, rollout: Rollout) -> float | None:
+    def __init__(self, *, trained_agents: str | None = None) -> None:
+        if trained_agents is not None:
+            warn_old(f'`trained_agents` has no effect: say `Trainer(adapter={{"agent_match": {trained_agents!r}}})`')
+
+    def rollout(self, task: T, resources: Resources, rollout: Rollout) -> float | None:
         """Run the agent on one task."""
         raise NotImplementedError(f"`{type(self).__name__}` must define `rollout` or `rollout_async`")
 
-    async def rollout_async(self, task: dict[str, Any], resources: Resources, rollout: Rollout) -> float | None:
+    async def rollout_async(self, task: T, resources: Resources, rollout: Rollout) -> float | None:
         """Run the agent on one task, in the runner's event loop."""
         raise NotImplementedError(f"`{type(self).__name__}` must define `rollout` or `rollout_async`")
 
-    def training_rollout(self, task: dict[str, Any], resources: Resources, rollout: Rollout) -> float | None:
+    def training_rollout(self, task: T, resources: Resources, rollout: Rollout) -> float | None:
         """As `rollout`, in `train` mode."""
         return self.rollout(task, resources, rollout)
 
-    def validation_rollout(self, task: dict[str, Any], resources: Resources, rollout: Rollout) -> float | None:
+    def validation_rollout(self, task: T, resources: Resources, rollout: Rollout) -> float | None:
         """As `rollout`, in `val` and `test` mode."""
         return self.rollout(task, resources, rollout)
 
-    async def training_rollout_async(self, task: dict[str, Any], resources: Resources, rollout: Rollout) -> float | None:
+    async def training_rollout_async(self, task: T, resources: Resources, rollout: Rollout) -> float | None:
         """As `rollout_async`, in `train` mode."""
         return await self.rollout_async(task, resources, rollout)
 
-    async def validation_rollout_async(self, task: dict[str, Any], resources: Resources, rollout: Rollout) -> float | None:
+    async def validation_rollout_async(self, task: T, resources: Resources, rollout: Rollout) -> float | None:
         """As `rollout_async`, in `val` and `test` mode."""
         return await self.rollout_async(task, resources, rollout)
 

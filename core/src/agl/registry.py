@@ -9,6 +9,7 @@ import difflib
 import importlib.metadata
 from typing import Any
 
+from agl.compat import COMING
 from agl.discovery import package_of, plain_name
 from agl.errors import PluginError
 
@@ -78,4 +79,5 @@ def algorithm_class(name: str) -> Any:
     try:
         return load("agl.algorithms", name.lower())
     except PluginError as error:
-        raise AttributeError(f"module `agl` has no attribute `{name}`: {error}") from error
+        reason = COMING.get(name, error)
+        raise AttributeError(f"module `agl` has no attribute `{name}`: {reason}") from error

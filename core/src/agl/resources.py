@@ -56,10 +56,19 @@ class LLM(msgspec.Struct, frozen=True, kw_only=True, tag="llm"):
         return dict(self.sampling_parameters) if mode == "train" else {**self.sampling_parameters, **self.eval_parameters}
 
 
-class PromptTemplate(msgspec.Struct, frozen=True, kw_only=True, tag="prompt"):
+class PromptTemplate(msgspec.Struct, frozen=True, kw_only=True, tag="prompt", omit_defaults=True):
     """A text with `{placeholders}` that an agent fills in."""
 
     template: str
+    engine: str = "f-string"
+    """How placeholders are written; `str.format`'s way is the only one."""
+
+    def __post_init__(self) -> None:
+        if self.engine != "f-string":
+            raise ConfigError(
+                f'`engine` of a prompt template can be "f-string", given was {self.engine!r}; a text that another engine renders goes into '
+                "the agent's code, which may take its pieces from the resources"
+            )
 
     def placeholders(self) -> set[str]:
         """Names that `format` needs."""

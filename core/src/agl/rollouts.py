@@ -104,6 +104,11 @@ class Rollout(msgspec.Struct, frozen=True, kw_only=True):
     """Weights, by name, of the rewards that the final one is made of; None when the reward named `reward` is it."""
 
     @property
+    def input(self) -> dict[str, Any]:
+        """The task as the dataset has it."""
+        return self.task.data
+
+    @property
     def mode(self) -> Mode:
         """What the rollout is for: the mode of its task."""
         return self.task.mode

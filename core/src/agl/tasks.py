@@ -41,14 +41,19 @@ def make_tasks(dataset: Any, mode: Mode, name: str) -> list[Task]:
     Raises:
         ConfigError: not a sequence of dicts, empty, two tasks with one id, or a value that JSON cannot hold.
     """
+    if not isinstance(dataset, Iterable) and hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__"):  # as torch's datasets
+        dataset = [dataset[index] for index in range(len(dataset))]
     if isinstance(dataset, (str, bytes, dict)) or not isinstance(dataset, Iterable):
         raise ConfigError(
             f"`{name}` must be a sequence of dicts, given was {type(cast(object, dataset)).__name__}; "
             "a pandas DataFrame becomes one with `.to_dict('records')`"
         )
     rows: Sequence[Any] = list(cast(Iterable[Any], dataset))
-    if rows and isinstance(rows[0], str):  # what iterating a DataFrame gives
-        raise ConfigError(f"`{name}` gives strings, not dicts; a pandas DataFrame becomes a dataset with `.to_dict('records')`")
+    if rows and isinstance(rows[0], str):  # also what iterating a DataFrame gives
+        raise ConfigError(
+            f"`{name}` gives strings, not dicts; a pandas DataFrame becomes a dataset with `.to_dict('records')`, "
+            'a list of texts with `[{"input": text} for text in texts]`'
+        )
     if not rows:
         raise ConfigError(f"`{name}` is empty; it needs at least one task")
     tasks: list[Task] = []

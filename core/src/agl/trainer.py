@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import os
 import sys
 import tempfile
 import time
 from collections.abc import AsyncGenerator, Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar, Unpack, cast
 from urllib.parse import urlsplit
 
 import msgspec
 
 from agl.algorithms import Algorithm
+from agl.compat.options import OldOptions, translate
+from agl.compat.tracing import AdapterSpec, as_adapter
 from agl.console import Console
 from agl.discovery import CORE
 from agl.errors import ConfigError, GatewayError
@@ -45,7 +48,6 @@ T = TypeVar("T")
 RESUME_VARIABLE = "AGL_RESUME"
 """Id of the run that `fit` goes on with, or `latest`; `agl train --resume` sets it."""
 DEV_TASKS = 10
-_ADAPTER_OPTIONS = {"agent_match"}
 
 
 class FitResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -116,6 +118,7 @@ class Trainer:
         host: address of the gateway; the loopback unless told.
         gateway_port: 0 for any free one.
         quiet: print nothing.
+        old: options of Agent Lightning; see docs/migrate.md.
 
     Raises:
         ConfigError: an option that cannot work, or two that contradict.
@@ -127,7 +130,7 @@ class Trainer:
         algorithm: Algorithm | str | None = None,
         n_runners: int | None = None,
         n_workers: int | None = None,
-        adapter: Mapping[str, Any] | None = None,
+        adapter: AdapterSpec | None = None,
         roles: Mapping[str, str] | None = None,
         initial_resources: Mapping[str, Resource] | None = None,
         store: StoreSpec | None = None,
@@ -143,17 +146,17 @@ class Trainer:
         host: str = "127.0.0.1",
         gateway_port: int = 0,
         quiet: bool = False,
+        **old: Unpack[OldOptions],
     ) -> None:
+        hooks, n_runners = translate(old, n_runners)
         if n_runners is not None and n_workers is not None:
             raise ConfigError("`n_workers` is the old name of `n_runners`; give one of them")
         all_settings = read_settings()
         settings = all_settings.trainer
         asked = [count for count in (n_runners, n_workers, settings.n_runners) if count is not None]
         self.n_runners = _at_least(1, asked[0] if asked else 8, "n_runners")
-        unknown = set(adapter or {}) - _ADAPTER_OPTIONS
-        if unknown:
-            raise ConfigError(f"`adapter` has the options {sorted(_ADAPTER_OPTIONS)}, given was {sorted(unknown)}")
-        self.roles = Roles((adapter or {}).get("agent_match"), roles)
+        self.adapter = as_adapter(adapter)
+        self.roles = Roles(self.adapter.agent_match, roles)
         algorithm = algorithm if algorithm is not None else settings.algorithm
         self.algorithm = _algorithm(algorithm, all_settings) if isinstance(algorithm, str) else algorithm
         if self.algorithm is not None and not isinstance(self.algorithm, Algorithm):
@@ -176,7 +179,7 @@ class Trainer:
         self.console = Console(quiet=quiet)
         self.rewards = given_rewards(rewards if rewards is not None else settings.rewards or (), all_settings.rewards)
         self.reward_weights = reward_weights if reward_weights is not None else settings.reward_weights
-        self.plugins = Plugins([*plugins, *(given.plugin() for given in self.rewards)])
+        self.plugins = Plugins([*plugins, *hooks, *(given.plugin() for given in self.rewards)])
         self._weights()  # refuses what cannot work
         self.plugins.check()
         self.plugins.configure(self._config())
@@ -245,19 +248,27 @@ class Trainer:
             return Evaluation(results=tuple(results), mode="test", step=0, resources_version=done[0]["version"])
         return await run.evaluate(run.test, mode=Mode.TEST)
 
-    def dev(self, agent: Any, dev_dataset: Any) -> list[RolloutResult]:
+    def dev(self, agent: Any, dev_dataset: Any = None, *, train_dataset: Any = None, val_dataset: Any = None) -> list[RolloutResult]:
         """A dry run of at most ten tasks against `initial_resources`: prints every span as a tree with the reward, changes nothing.
+
+        Args:
+            agent: as `fit` takes it.
+            dev_dataset: a dataset, whatever it is for; the agent runs as in validation.
+            train_dataset: another name of `dev_dataset`.
+            val_dataset: a second dataset, of which as many are run.
 
         Raises:
             ConfigError: before anything starts.
         """
-        datasets = _datasets(train=list(dev_dataset)[:DEV_TASKS] if not isinstance(dev_dataset, (str, bytes, dict)) else dev_dataset)
+        if (dev_dataset is None) == (train_dataset is None):
+            raise ConfigError("`dev` needs one dataset, `dev_dataset`; `train_dataset` is another name of it")
+        datasets = _datasets(train=_first(train_dataset if dev_dataset is None else dev_dataset), val=_first(val_dataset))
         return run_in_loop(lambda: self._dev(agent, datasets), self.console.say)
 
     async def _dev(self, agent: Any, datasets: dict[str, Any]) -> list[RolloutResult]:
         with tempfile.TemporaryDirectory() as folder:
             async with self._session(agent, datasets, Path(folder) / "store.sqlite", dry=True) as run:
-                groups = await run.rollout(list(run.train), mode=Mode.VAL, strict=False)
+                groups = await run.rollout([*run.train, *run.val], mode=Mode.VAL, strict=False)
         results = [group.results[0] for group in groups]
         for result in results:
             self.console.rollout(result)
@@ -431,6 +442,13 @@ class Trainer:
 
 def _datasets(**given: Any) -> dict[str, Any]:
     return {name: make_tasks(data, Mode(name), f"{name}_dataset") for name, data in given.items() if data is not None}
+
+
+def _first(dataset: Any) -> Any:
+    """The tasks of a dry run; what is no sequence of tasks is refused later."""
+    if isinstance(dataset, (str, bytes, dict)) or not isinstance(dataset, Iterable):
+        return cast(object, dataset)
+    return list(itertools.islice(cast("Iterable[Any]", dataset), DEV_TASKS))
 
 
 def _algorithm(name: str, settings: Settings) -> Any:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import inspect
-from typing import Any
+from typing import Any, cast
 
 from agl.agents import AgentAdapter, FunctionAgent, LitAgent, call
+from agl.errors import ConfigError
 from agl.hookspecs import hookimpl
 from agl.resources import Resources
 from agl.rollouts import Rollout
@@ -16,7 +17,7 @@ from agl.tasks import Mode
 def agl_adapt_agent(agent: Any) -> AgentAdapter | None:
     """Anything that is a `LitAgent`, an `@agl.rollout` function or a plain function."""
     if isinstance(agent, LitAgent):
-        return LitAdapter(agent)
+        return LitAdapter(cast("LitAgent[Any]", agent))
     if isinstance(agent, FunctionAgent):
         return RolloutFunctionAdapter(agent)
     if inspect.isroutine(agent):
@@ -29,15 +30,29 @@ class LitAdapter(AgentAdapter):
 
     returns_reward = True
 
-    def __init__(self, agent: LitAgent) -> None:
+    def __init__(self, agent: LitAgent[Any]) -> None:
         self.name = type(agent).__name__
         self.agent = agent
+        _refuse_old_forms(agent)
         forms = ("rollout_async", "training_rollout_async", "validation_rollout_async")
         self.suffix = "_async" if any(getattr(type(agent), form) is not getattr(LitAgent, form) for form in forms) else ""
 
     async def run(self, task: Any, resources: Resources, rollout: Rollout) -> Any:
         kind = "training" if rollout.mode == Mode.TRAIN else "validation"
         return await call(getattr(self.agent, f"{kind}_rollout{self.suffix}"), task, resources, rollout)
+
+
+def _refuse_old_forms(agent: LitAgent[Any]) -> None:
+    """Methods of Agent Lightning that nobody would call, or that would be called with other arguments."""
+    name = type(agent).__name__
+    for hook in ("on_rollout_start", "on_rollout_end"):
+        if hasattr(agent, hook):
+            raise ConfigError(
+                f"`{name}.{hook}` would never be called; put it into a class derived from `agl.Hook` and give `Trainer(hooks=[…])`"
+            )
+    for form in ("training_rollout", "validation_rollout", "training_rollout_async", "validation_rollout_async"):
+        if "rollout_id" in inspect.signature(getattr(agent, form)).parameters:
+            raise ConfigError(f"`{name}.{form}` has the form of Agent Lightning 0.1; its parameters are `(self, task, resources, rollout)`")
 
 
 class RolloutFunctionAdapter(AgentAdapter):
