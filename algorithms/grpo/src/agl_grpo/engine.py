@@ -37,6 +37,8 @@ class Answer:
     """Without special tokens, cut before a stop string."""
     finish_reason: str
     """`stop` or `length`."""
+    stop: str | None = None
+    """The stop string that was met."""
     top: list[list[tuple[int, float]]] = field(default_factory=list)
     """(T, K) most probable tokens with their log-probabilities, when asked for."""
 
@@ -193,7 +195,8 @@ class Engine:
     def _answer(self, done: Finished, stops: Sequence[str]) -> Answer:
         ids = done.token_ids
         shown = ids[:-1] if ids and self.ends(ids[-1]) else ids
-        return Answer(ids, done.logprobs, decode(self.tokenizer, shown, stops), done.reason, done.row.top)
+        text, stop = decode(self.tokenizer, shown, stops)
+        return Answer(ids, done.logprobs, text, done.reason, stop, done.row.top)
 
     def ends(self, token_id: int) -> bool:
         """Whether a token ends an answer (and is no part of its text)."""

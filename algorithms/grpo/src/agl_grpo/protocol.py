@@ -81,6 +81,27 @@ def parse(body: Any, models: tuple[str, ...]) -> ChatRequest:
     Raises:
         RequestError: with the status and the code that OpenAI uses, naming the field.
     """
+    given = checked_model(body, models)
+    refuse(given, _SERVED, _NEUTRAL)
+    options = given.get("stream_options", {})
+    return ChatRequest(
+        messages=_messages(given.get("messages")),
+        sampling=checked_sampling(given),
+        tools=_tools(given),
+        template_options=checked_kind(given, "chat_template_kwargs", dict, {}),
+        stream=checked_kind(given, "stream", bool, False),
+        include_usage=isinstance(options, dict) and options.get("include_usage") is True,
+        logprobs=checked_kind(given, "logprobs", bool, False),
+        token_ids=checked_kind(given, "return_token_ids", bool, False),
+    )
+
+
+def checked_model(body: Any, models: tuple[str, ...]) -> dict[str, Any]:
+    """The fields of a request that are not null.
+
+    Raises:
+        RequestError: it is no object, or names another model.
+    """
     if not isinstance(body, dict):
         raise RequestError("the body must be a JSON object")
     if body.get("model") not in models:
@@ -90,34 +111,37 @@ def parse(body: Any, models: tuple[str, ...]) -> ChatRequest:
             code="model_not_found",
             status=404,
         )
-    given = {name: value for name, value in body.items() if value is not None}
-    _refuse(given)
-    options = given.get("stream_options", {})
-    return ChatRequest(
-        messages=_messages(given.get("messages")),
-        sampling=_sampling(given),
-        tools=_tools(given),
-        template_options=_kind(given, "chat_template_kwargs", dict, {}),
-        stream=_kind(given, "stream", bool, False),
-        include_usage=isinstance(options, dict) and options.get("include_usage") is True,
-        logprobs=_kind(given, "logprobs", bool, False),
-        token_ids=_kind(given, "return_token_ids", bool, False),
-    )
+    return {name: value for name, value in body.items() if value is not None}
 
 
 def _names(names: tuple[str, ...]) -> str:
     return ", ".join(f"`{name}`" for name in names)
 
 
-def _refuse(given: Mapping[str, Any]) -> None:
+def refuse(given: Mapping[str, Any], served: set[str], neutral: Mapping[str, tuple[Any, ...]]) -> None:
+    """Refuse what would change the answer and is not served.
+
+    Args:
+        served: names of fields that are.
+        neutral: values of others that change nothing; those that every request may have are known.
+
+    Raises:
+        RequestError: naming the field.
+    """
+    harmless = {**_NEUTRAL, **neutral}
     for name, value in given.items():
-        if name in _SERVED or name in _IGNORED or (name in _NEUTRAL and value in _NEUTRAL[name]):
+        if name in served or name in _IGNORED or (name in harmless and value in harmless[name]):
             continue
         shown = f" (given was {msgspec.json.encode(value).decode()[:80]})"
         raise RequestError(f"this engine does not support `{name}`{shown}; leave it out", param=name, code="unsupported_parameter")
 
 
-def _kind(given: Mapping[str, Any], name: str, kind: type, default: Any) -> Any:
+def checked_kind(given: Mapping[str, Any], name: str, kind: type, default: Any) -> Any:
+    """A field that must be of one type.
+
+    Raises:
+        RequestError: it is of another.
+    """
     value = given.get(name, default)
     if not isinstance(value, kind):
         raise RequestError(f"`{name}` must be {kind.__name__}, given was {value!r}", param=name, code="invalid_type")
@@ -136,7 +160,12 @@ def _number(given: Mapping[str, Any], name: str, default: float, low: float, hig
     return float(value)
 
 
-def _whole(given: Mapping[str, Any], name: str, default: int | None, low: int, high: int) -> int | None:
+def whole_number(given: Mapping[str, Any], name: str, default: int | None, low: int, high: int) -> int | None:
+    """A field that must be a whole number.
+
+    Raises:
+        RequestError: it is something else, or out of range.
+    """
     value = given.get(name, default)
     if value is None:
         return None
@@ -145,9 +174,14 @@ def _whole(given: Mapping[str, Any], name: str, default: int | None, low: int, h
     return value
 
 
-def _sampling(given: Mapping[str, Any]) -> Sampling:
+def checked_sampling(given: Mapping[str, Any]) -> Sampling:
+    """How to sample, in the field names of chat completions.
+
+    Raises:
+        RequestError: naming the field that is wrong.
+    """
     longest = "max_completion_tokens" if "max_completion_tokens" in given else "max_tokens"
-    top = _whole(given, "top_logprobs", 0, 0, 20)
+    top = whole_number(given, "top_logprobs", 0, 0, 20)
     if top and not given.get("logprobs"):
         raise RequestError("`top_logprobs` needs `logprobs: true`", param="top_logprobs", code="invalid_value")
     stop = given.get("stop", [])
@@ -159,10 +193,10 @@ def _sampling(given: Mapping[str, Any]) -> Sampling:
     return Sampling(
         temperature=_number(given, "temperature", 1.0, 0.0, 2.0),
         top_p=_number(given, "top_p", 1.0, 0.0, 1.0, above=True),
-        max_tokens=_whole(given, longest, None, 1, 2**31),
+        max_tokens=whole_number(given, longest, None, 1, 2**31),
         stop=tuple(stop),
-        seed=_whole(given, "seed", None, -(2**63), 2**63 - 1),
-        n=_whole(given, "n", 1, 1, 128) or 1,
+        seed=whole_number(given, "seed", None, -(2**63), 2**63 - 1),
+        n=whole_number(given, "n", 1, 1, 128) or 1,
         top_logprobs=top or 0,
     )
 
@@ -175,7 +209,7 @@ def _tools(given: Mapping[str, Any]) -> list[dict[str, Any]] | None:
             param="tool_choice",
             code="unsupported_parameter",
         )
-    tools = _kind(given, "tools", list, [])
+    tools = checked_kind(given, "tools", list, [])
     if not all(isinstance(tool, dict) and tool.get("type") == "function" and isinstance(tool.get("function"), dict) for tool in tools):
         raise RequestError('each of `tools` must be an object of type "function"', param="tools", code="invalid_value")
     return tools if tools and choice == "auto" else None

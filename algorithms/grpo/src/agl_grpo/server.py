@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import secrets
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -13,16 +13,17 @@ import msgspec
 from aiohttp import web
 
 from agl.errors import EngineError
+from agl_grpo.completions import TextCompletions
 from agl_grpo.engine import Answer, Delta, Engine
 from agl_grpo.protocol import ChatRequest, RequestError, parse
+from agl_grpo.sampling import Sampling
 from agl_grpo.text import Detokenizer
 from agl_grpo.tools import split_tool_calls
-
-_encode = msgspec.json.Encoder().encode
+from agl_grpo.wire import json_answer, sse, usage
 
 
 class Server:
-    """HTTP over an engine: `POST /v1/chat/completions`, `GET /v1/models`, `GET /health`.
+    """HTTP over an engine: `POST /v1/chat/completions`, `/v1/completions` and `/tokenize`, `GET /v1/models` and `/health`.
 
     Args:
         engine: what samples.
@@ -39,7 +40,9 @@ class Server:
     def app(self) -> web.Application:
         """The aiohttp application."""
         app = web.Application(client_max_size=64 * 2**20)
-        app.router.add_post("/v1/chat/completions", self._chat)
+        app.router.add_post("/v1/chat/completions", self._told(self._chat))
+        app.router.add_post("/v1/completions", self._told(TextCompletions(self).answer))
+        app.router.add_post("/tokenize", self._told(self._tokenize))
         app.router.add_get("/v1/models", self._models)
         app.router.add_get("/health", self._health)
         return app
@@ -74,62 +77,89 @@ class Server:
     # --- handlers -----------------------------------------------------------------------------------------------------
 
     async def _health(self, request: web.Request) -> web.Response:
-        return _json({"status": "ok", "weight_version": self.engine.version})
+        return json_answer({"status": "ok", "weight_version": self.engine.version})
 
     async def _models(self, request: web.Request) -> web.Response:
         card = {"id": self.model, "object": "model", "created": 0, "owned_by": "agl", "max_model_len": self.engine.max_model_len}
-        return _json({"object": "list", "data": [card]})
+        return json_answer({"object": "list", "data": [card]})
 
-    async def _chat(self, request: web.Request) -> web.StreamResponse:
-        try:
+    @staticmethod
+    def _told(
+        answer: Callable[[web.Request, Any], Awaitable[web.StreamResponse]],
+    ) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+        """A handler of JSON whose errors are told in OpenAI's form."""
+
+        async def handle(request: web.Request) -> web.StreamResponse:
             try:
-                body = msgspec.json.decode(await request.read())
-            except msgspec.DecodeError as error:
-                raise RequestError(f"the body is not JSON: {error}") from None
-            chat = parse(body, (self.model,))
-            prompt_ids = self._prompt(chat)
-            if chat.stream:
-                return await self._stream(request, chat, prompt_ids)
-            return await self._complete(chat, prompt_ids)
-        except RequestError as error:
-            return _json(error.body(), error.status)
-        except EngineError as error:
-            return _json(RequestError(str(error), code="engine_error", status=503).body(), 503)
+                try:
+                    body = msgspec.json.decode(await request.read())
+                except msgspec.DecodeError as error:
+                    raise RequestError(f"the body is not JSON: {error}") from None
+                return await answer(request, body)
+            except RequestError as error:
+                return json_answer(error.body(), error.status)
+            except EngineError as error:
+                return json_answer(RequestError(str(error), code="engine_error", status=503).body(), 503)
+
+        return handle
+
+    async def _chat(self, request: web.Request, body: Any) -> web.StreamResponse:
+        chat = parse(body, (self.model,))
+        prompt_ids = self._prompt(chat)
+        self.check_room(len(prompt_ids), chat.sampling, "messages")
+        return await (self._stream(request, chat, prompt_ids) if chat.stream else self._complete(chat, prompt_ids))
+
+    async def _tokenize(self, request: web.Request, body: Any) -> web.Response:
+        """The prompt of a chat as token ids, as vLLM's route of this name tells them."""
+        ids = self._prompt(parse(body, (self.model,)))
+        return json_answer({"count": len(ids), "max_model_len": self.engine.max_model_len, "tokens": ids})
 
     def _prompt(self, chat: ChatRequest) -> list[int]:
         try:
-            ids = self.engine.tokenizer.apply_chat_template(
-                chat.messages, tools=chat.tools, add_generation_prompt=True, tokenize=True, return_dict=False, **chat.template_options
+            return list(
+                self.engine.tokenizer.apply_chat_template(
+                    chat.messages, tools=chat.tools, add_generation_prompt=True, tokenize=True, return_dict=False, **chat.template_options
+                )
             )
         except Exception as error:
             raise RequestError(
                 f"the chat template refuses these messages: {error}", param="messages", code="chat_template_error"
             ) from error
-        room, asked = self.engine.max_model_len - len(ids), chat.sampling.max_tokens
+
+    def check_room(self, size: int, sampling: Sampling, field: str) -> None:
+        """Whether the engine can answer.
+
+        Args:
+            size: of the prompt in tokens.
+            field: of the request that holds it.
+
+        Raises:
+            RequestError: the answer has no room, or these are too many at once.
+        """
+        room, asked = self.engine.max_model_len - size, sampling.max_tokens
         if room < (asked or 1):
             wants = f"and {asked} for the answer " if asked else ""
             raise RequestError(
-                f"this model's context is {self.engine.max_model_len} tokens; "
-                f"the messages have {len(ids)} {wants}({len(ids) + (asked or 1)} together)",
-                param="messages",
+                f"this model's context is {self.engine.max_model_len} tokens; the {field} {'have' if field.endswith('s') else 'has'} "
+                f"{size} {wants}({size + (asked or 1)} together)",
+                param=field,
                 code="context_length_exceeded",
             )
-        if chat.sampling.n > self.engine.max_batch:
+        if sampling.n > self.engine.max_batch:
             raise RequestError(
-                f"`n` is {chat.sampling.n}; this engine samples at most {self.engine.max_batch} answers at once",
+                f"`n` is {sampling.n}; this engine samples at most {self.engine.max_batch} answers at once",
                 param="n",
                 code="invalid_value",
             )
-        return list(ids)
 
     async def _complete(self, chat: ChatRequest, prompt_ids: list[int]) -> web.Response:
         done = await self.engine.generate(prompt_ids, chat.sampling)
-        head = self._head("chat.completion", done.version)
+        head = self.head("chat.completion", done.version)
         head["choices"] = [self._choice(chat, index, answer, head["id"]) for index, answer in enumerate(done.answers)]
         head["usage"] = usage(len(prompt_ids), sum(len(answer.token_ids) for answer in done.answers))
         if chat.token_ids:
             head["prompt_token_ids"] = prompt_ids
-        return _json(head)
+        return json_answer(head)
 
     def _choice(self, chat: ChatRequest, index: int, answer: Answer, name: str) -> dict[str, Any]:
         message, reason = self._message(chat, answer.text, answer.finish_reason, f"{name}-{index}")
@@ -138,6 +168,7 @@ class Server:
             "message": {"role": "assistant", "refusal": None, **message},
             "finish_reason": reason,
             "logprobs": None,
+            "stop_reason": answer.stop,
         }
         if chat.logprobs:
             choice["logprobs"] = {"content": self._logprobs(answer.token_ids, answer.logprobs, answer.top), "refusal": None}
@@ -153,9 +184,15 @@ class Server:
                 return {"content": content or None, "tool_calls": calls}, "tool_calls" if reason == "stop" else reason
         return {"content": text}, reason
 
-    def _head(self, kind: str, version: str) -> dict[str, Any]:
+    def head(self, kind: str, version: str) -> dict[str, Any]:
+        """What every answer begins with.
+
+        Args:
+            kind: its `object`.
+            version: of the weights that sampled it.
+        """
         return {
-            "id": f"chatcmpl-{secrets.token_hex(12)}",
+            "id": f"{'cmpl' if kind == 'text_completion' else 'chatcmpl'}-{secrets.token_hex(12)}",
             "object": kind,
             "created": int(time.time()),
             "model": self.model,
@@ -168,6 +205,10 @@ class Server:
             {**self._token(token), "logprob": logprob, "top_logprobs": [{**self._token(other), "logprob": value} for other, value in row]}
             for token, logprob, row in zip(ids, logprobs, rows, strict=True)
         ]
+
+    def token_text(self, token: int) -> str:
+        """The text of one token; what is a part of a character has the replacement character."""
+        return str(self._token(token)["token"])
 
     def _token_text(self, token: int) -> dict[str, Any]:
         text = self.engine.tokenizer.decode([token])
@@ -183,14 +224,14 @@ class Server:
             # The first token decides whether there is an answer at all: until then an error still has a status.
             first = await anext(deltas)
             await response.prepare(request)
-            writer = _Chunks(self, chat, prompt_ids, self._head("chat.completion.chunk", first.version))
+            writer = _Chunks(self, chat, prompt_ids, self.head("chat.completion.chunk", first.version))
             await response.write(writer.opening())
             await response.write(writer.chunk(first))
             try:
                 async for delta in deltas:
                     await response.write(writer.chunk(delta))
             except EngineError as error:
-                await response.write(_event(RequestError(str(error), code="engine_error", status=503).body()))
+                await response.write(sse(RequestError(str(error), code="engine_error", status=503).body()))
                 return response
             await response.write(writer.closing())
             await response.write_eof()
@@ -223,6 +264,7 @@ class _Chunks:
         choice: dict[str, Any] = {"index": index, "delta": {}, "finish_reason": delta.finish_reason, "logprobs": None}
         if delta.token_id is None:
             choice["delta"], choice["finish_reason"] = self._ending(index, delta.finish_reason or "stop")
+            choice["stop_reason"] = self._text[index].stop
             return self._event([choice])
         self._sampled += 1
         text = self._text[index].push([] if server.engine.ends(delta.token_id) else [delta.token_id])
@@ -249,7 +291,7 @@ class _Chunks:
         return self._event([], usage=usage(len(self.prompt_ids), self._sampled)) + end if self.chat.include_usage else end
 
     def _event(self, choices: list[dict[str, Any]], **more: Any) -> bytes:
-        return _event({**self.head, "choices": choices, **({"usage": None} if self.chat.include_usage else {}), **more})
+        return sse({**self.head, "choices": choices, **({"usage": None} if self.chat.include_usage else {}), **more})
 
 
 @asynccontextmanager
@@ -265,16 +307,3 @@ async def serve(engine: Engine, host: str = "127.0.0.1", port: int = 0, *, model
         yield url
     finally:
         await server.stop()
-
-
-def usage(prompt: int, sampled: int) -> dict[str, int]:
-    """OpenAI's `usage` object, in tokens."""
-    return {"prompt_tokens": prompt, "completion_tokens": sampled, "total_tokens": prompt + sampled}
-
-
-def _json(body: dict[str, Any], status: int = 200) -> web.Response:
-    return web.Response(body=_encode(body), status=status, content_type="application/json")
-
-
-def _event(body: dict[str, Any]) -> bytes:
-    return b"data: " + _encode(body) + b"\n\n"

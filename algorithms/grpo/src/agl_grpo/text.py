@@ -8,11 +8,16 @@ from typing import Any
 _PARTIAL = "\ufffd"
 
 
-def decode(tokenizer: Any, ids: Sequence[int], stops: Sequence[str] = ()) -> str:
-    """Text of an answer without special tokens, cut before the first stop string."""
+def decode(tokenizer: Any, ids: Sequence[int], stops: Sequence[str] = ()) -> tuple[str, str | None]:
+    """Text of an answer without special tokens, cut before the first stop string; and that stop string."""
     text = str(tokenizer.decode(list(ids), skip_special_tokens=True))
-    found = [at for stop in stops if (at := text.find(stop)) >= 0]
-    return text[: min(found)] if found else text
+    found = first_stop(text, stops)
+    return (text, None) if found is None else (text[: found[0]], found[1])
+
+
+def first_stop(text: str, stops: Sequence[str]) -> tuple[int, str] | None:
+    """Where in a text the first stop string is, and which; None when there is none."""
+    return min(((at, stop) for stop in stops if (at := text.find(stop)) >= 0), default=None)
 
 
 def stop_window(stops: Sequence[str]) -> int:
@@ -33,7 +38,8 @@ class Detokenizer:
         self._start = 0
         self._read = 0
         self._held = ""
-        self._stopped = False
+        self.stop: str | None = None
+        """The stop string that was met."""
 
     def push(self, ids: Sequence[int], final: bool = False) -> str:
         """The text that `ids` add; with `final`, all that was held back too."""
@@ -51,12 +57,12 @@ class Detokenizer:
         return text[len(before) :]
 
     def _release(self, final: bool) -> str:
-        if self._stopped:
+        if self.stop is not None:
             return ""
-        found = [at for stop in self.stops if (at := self._held.find(stop)) >= 0]
-        if found:
-            self._stopped = True
-            return self._held[: min(found)]
+        found = first_stop(self._held, self.stops)
+        if found is not None:
+            self.stop = found[1]
+            return self._held[: found[0]]
         keep = 0 if final else max((_overlap(self._held, stop) for stop in self.stops), default=0)
         out, self._held = self._held[: len(self._held) - keep], self._held[len(self._held) - keep :]
         return out
