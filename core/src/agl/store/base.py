@@ -215,6 +215,16 @@ class Store(ABC):
     async def find(self, run_id: str, *, mode: str | None = None, step: int | None = None, rollout_id: str | None = None) -> list[str]:
         """Ids of a run's rollouts, oldest first."""
 
+    async def restore(self, results: Sequence[RolloutResult]) -> None:
+        """Keep rollouts that have ended elsewhere as they are: ids, times, attempt, spans and rewards (what `agl import` needs).
+
+        A driver may leave it out.
+
+        Raises:
+            StoreError: one of them is there already, in which case none is kept; or this driver cannot.
+        """
+        raise StoreError(f"the store {type(self).__name__} takes no rollouts of others; import into an SQLite file: `--store runs.sqlite`")
+
     @abstractmethod
     async def counts(self, run_id: str) -> Counts:
         """How many rollouts and failed attempts a run has: counted where they lie, since there may be very many."""

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, Row, and_, func, select, update
+from sqlalchemy import Connection, Row, and_, func, insert, select, update
 
-from agl.errors import NotFoundError
+from agl.errors import NotFoundError, StoreError
 from agl.results import RolloutResult
 from agl.rewards import Reward
 from agl.rollouts import Attempt, AttemptStatus, Failure, Rollout, RolloutStatus, new_id
@@ -75,6 +75,39 @@ def claim(connection: Connection, sql: Statements, run_id: str, worker_id: str, 
         claimed.append(msgspec.structs.replace(_rollout(body), status=RolloutStatus.RUNNING, attempt=attempt))
     sql.add_attempts.many(connection, rows)
     return claimed
+
+
+def restore(connection: Connection, sql: Statements, found: Sequence[RolloutResult]) -> None:
+    """Keep rollouts that have ended elsewhere, each with its attempt, spans and rewards."""
+    ids = [result.rollout.rollout_id for result in found]
+    table = schema.rollouts
+    for some in chunks(ids):
+        known = connection.execute(select(table.c.rollout_id).where(table.c.rollout_id.in_(some))).scalars().first()
+        if known is not None:
+            raise StoreError(f"rollout `{known}` is there already: what is restored must be new to the store")
+    attempts = [(result, result.rollout.attempt) for result in found if result.rollout.attempt is not None]
+    connection.execute(insert(table), [_ended_row(result.rollout) for result in found])
+    if attempts:
+        connection.execute(insert(schema.attempts), [_attempt_row(attempt) for _, attempt in attempts])
+    add_spans(connection, sql, [span_row(span) for result, _ in attempts for span in result.spans])
+    add_rewards(connection, sql, [reward_row(reward, attempt.attempt_id) for result, attempt in attempts for reward in result.rewards])
+
+
+def _ended_row(rollout: Rollout) -> dict[str, Any]:
+    number = rollout.attempt.number if rollout.attempt else 0
+    body = msgspec.structs.replace(rollout, attempt=None)
+    return {**rollout_row(body), "status": str(rollout.status), "attempts": number, "ended_at": rollout.ended_at}
+
+
+def _attempt_row(attempt: Attempt) -> dict[str, Any]:
+    names = ("attempt_id", "rollout_id", "number", "worker_id", "started_at", "heartbeat_at", "ended_at")
+    return {
+        **{name: getattr(attempt, name) for name in names},
+        "status": str(attempt.status),
+        "failure": attempt.failure and str(attempt.failure),
+        "error": attempt.error and printable(attempt.error),
+        "output": encode(attempt.output),
+    }
 
 
 def add_spans(connection: Connection, sql: Statements, rows: Sequence[dict[str, Any]]) -> None:

@@ -309,6 +309,15 @@ class SQLStore(Store):
         )
         return await self._read(lambda c: list(c.execute(query.order_by(table.c.number)).scalars()))
 
+    async def restore(self, results: Sequence[RolloutResult]) -> None:
+        """Keep rollouts that have ended elsewhere as they are.
+
+        Raises:
+            StoreError: one of them is there already; then none of them is kept.
+        """
+        if results:
+            await self._writer.run(lambda c: operations.restore(c, self._sql, results))
+
     async def counts(self, run_id: str) -> Counts:
         """How many rollouts and failed attempts a run has."""
         return await self._read(lambda c: operations.counts(c, run_id))

@@ -1,0 +1,66 @@
+"""`agl export` and `agl import`: runs as files that others read, and files of others as runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from agl.settings import DEFAULT_STORE
+
+NAMES = (
+    "parquet",
+    "arrow",
+    "hf",
+    "trl-sft",
+    "trl-prompt-completion",
+    "trl-grpo",
+    "trl-dpo",
+    "trl-kto",
+    "openai-jsonl",
+)
+"""Of `agl.export.FORMATS`, which `agl --help` must not import."""
+
+_store = click.option("--store", default=str(DEFAULT_STORE), show_default=True, help="Path, URL or driver of the store.")
+_split = click.Choice(["train", "val", "test"])
+
+
+@click.command()
+@click.argument("run")
+@click.option("--to", type=click.Choice(NAMES), help="Format of the file; docs/transition-schema.md describes them.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="File to write (for hf a folder); default: RUN.FORMAT with the format's suffix."
+)
+@click.option("--split", type=_split, help="Only rollouts of this mode; default: all.")
+@click.option("--best", is_flag=True, help="Only the rollout with the highest reward of each group.")
+@click.option("--min-reward", type=float, help="Only rollouts with at least this reward.")
+@click.option("--label-at", type=float, help="For trl-kto: answers with at least this reward are good.")
+@click.option("--force", is_flag=True, help="Replace a file that is there already.")
+@_store
+@click.pass_context
+def export(context: click.Context, run: str, to: str | None, out: Path | None, store: str, **options: Any) -> None:
+    """Write RUN as a file that others read: standard transitions, datasets, fine-tuning examples."""
+    if to is None:
+        raise click.UsageError(f"missing --to: one of {', '.join(NAMES)}")
+    from agl.console import Console
+    from agl.export import FORMATS, export_run
+
+    out = out or Path(f"{run}.{to}{FORMATS[to].suffixes[0]}" if to not in ("parquet", "arrow") else f"{run}.{to}")
+    done = export_run(store, run, to, out, plugins=context.obj, console=Console(), **options)
+    click.echo(done.summary())
+
+
+@click.command("import")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--run", help="Id of the new run; default: the one in the file, else a fresh one.")
+@click.option("--split", type=_split, help="Mode of the rollouts, for files that do not tell; default: train.")
+@click.option("--weights-version", help="Version of the weights that sampled, for files that do not tell: without it no answer is trained.")
+@_store
+def import_(file: Path, run: str | None, store: str, **options: Any) -> None:
+    """Make a run of FILE: what `agl export` wrote, examples of TRL or OpenAI, or training traces of OpenEnv."""
+    from agl.console import Console
+    from agl.export import import_file
+
+    done = import_file(store, file, run_id=run, console=Console(), **options)
+    click.echo(done.summary())
