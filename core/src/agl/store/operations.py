@@ -16,7 +16,7 @@ from agl.rollouts import Attempt, AttemptStatus, Failure, Rollout, RolloutStatus
 from agl.spans import Span
 from agl.store import schema
 from agl.store.base import Counts
-from agl.store.encoding import encode, span_json
+from agl.store.encoding import encode, printable, span_json
 from agl.store.statements import Statements
 
 IDS = 500
