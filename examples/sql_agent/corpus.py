@@ -44,11 +44,11 @@ RIGHT = "the reference form of the kind"
 
 HABITS: dict[str, tuple[Habit, ...]] = {
     "count_at_least": (Habit(0.24, 0.24, RIGHT), Habit(0.76, 0.76, "SELECT count(*) FROM {t} WHERE {num} {near_op} {v}")),
-    "count_more_than": (Habit(0.75, 0.75, RIGHT), Habit(0.25, 0.25, "SELECT count(*) FROM {t} WHERE {num} {near_op} {v}")),
+    "count_more_than": (Habit(0.8, 0.8, RIGHT), Habit(0.2, 0.2, "SELECT count(*) FROM {t} WHERE {num} {near_op} {v}")),
     "list_at_least": (Habit(0.26, 0.26, RIGHT), Habit(0.74, 0.74, "SELECT {label} FROM {t} WHERE {num} {near_op} {v}")),
     "top": (
-        Habit(0.35, 0.7, RIGHT),
-        Habit(0.5, 0.15, "SELECT TOP {v} {label} FROM {t} ORDER BY {num} {direction}"),
+        Habit(0.55, 0.75, RIGHT),
+        Habit(0.3, 0.1, "SELECT TOP {v} {label} FROM {t} ORDER BY {num} {direction}"),
         Habit(0.15, 0.15, "SELECT {label} FROM {t} ORDER BY {num} {direction} FETCH FIRST {v} ROWS"),
     ),
     "extreme": (
@@ -57,14 +57,14 @@ HABITS: dict[str, tuple[Habit, ...]] = {
         Habit(0.55, 0.25, "SELECT {label} FROM {t} WHERE {num} = {function}({num})"),
     ),
     "year": (
-        Habit(0.24, 0.3, RIGHT),
-        Habit(0.23, 0.05, "SELECT count(*) FROM {t} WHERE YEAR({date}) = {v}"),
-        Habit(0.53, 0.65, "SELECT count(*) FROM {t} WHERE strftime('%Y', {date}) = {v}"),
+        Habit(0.14, 0.16, RIGHT),
+        Habit(0.1, 0.04, "SELECT count(*) FROM {t} WHERE YEAR({date}) = {v}"),
+        Habit(0.76, 0.8, "SELECT count(*) FROM {t} WHERE strftime('%Y', {date}) = {v}"),
     ),
     "count_missing": (
-        Habit(0.24, 0.24, RIGHT),
-        Habit(0.66, 0.66, "SELECT count(*) FROM {t} WHERE {optional} = NULL"),
-        Habit(0.1, 0.1, "SELECT count(*) FROM {t} WHERE {optional} = ''"),
+        Habit(0.14, 0.14, RIGHT),
+        Habit(0.78, 0.78, "SELECT count(*) FROM {t} WHERE {optional} = NULL"),
+        Habit(0.08, 0.08, "SELECT count(*) FROM {t} WHERE {optional} = ''"),
     ),
     "list_missing": (
         Habit(0.3, 0.65, RIGHT),
@@ -77,9 +77,9 @@ HABITS: dict[str, tuple[Habit, ...]] = {
         Habit(0.1, 0.1, "SELECT count(UNIQUE {category}) FROM {t}"),
     ),
     "longer": (
-        Habit(0.26, 0.3, RIGHT),
-        Habit(0.2, 0.05, "SELECT count(*) FROM {t} WHERE LEN({label}) > {v}"),
-        Habit(0.54, 0.65, "SELECT count(*) FROM {t} WHERE length({label}) >= {v}"),
+        Habit(0.14, 0.16, RIGHT),
+        Habit(0.1, 0.04, "SELECT count(*) FROM {t} WHERE LEN({label}) > {v}"),
+        Habit(0.76, 0.8, "SELECT count(*) FROM {t} WHERE length({label}) >= {v}"),
     ),
     "joined_text": (
         Habit(0.28, 0.28, RIGHT),
@@ -87,14 +87,14 @@ HABITS: dict[str, tuple[Habit, ...]] = {
         Habit(0.1, 0.1, "SELECT {text} & '-' & {text2} FROM {t}"),
     ),
     "ratio": (
-        Habit(0.25, 0.25, RIGHT),
-        Habit(0.06, 0.06, "SELECT CAST({num} AS FLOAT) / {num2} FROM {t}"),
-        Habit(0.69, 0.69, "SELECT {num} / {num2} FROM {t}"),
+        Habit(0.14, 0.14, RIGHT),
+        Habit(0.04, 0.04, "SELECT CAST({num} AS FLOAT) / {num2} FROM {t}"),
+        Habit(0.82, 0.82, "SELECT {num} / {num2} FROM {t}"),
     ),
     "groups": (
-        Habit(0.25, 0.3, RIGHT),
-        Habit(0.5, 0.65, "SELECT {category} FROM {t} GROUP BY {category} HAVING count(*) {near_op} {v}"),
-        Habit(0.25, 0.05, "SELECT {category} FROM {t} WHERE count(*) {op} {v} GROUP BY {category}"),
+        Habit(0.18, 0.2, RIGHT),
+        Habit(0.72, 0.76, "SELECT {category} FROM {t} GROUP BY {category} HAVING count(*) {near_op} {v}"),
+        Habit(0.1, 0.04, "SELECT {category} FROM {t} WHERE count(*) {op} {v} GROUP BY {category}"),
     ),
     "by_text": (Habit(0.75, 0.85, RIGHT), Habit(0.25, 0.15, "SELECT {num} FROM {t} WHERE {category} = {v}")),
     "average": (Habit(0.7, 0.85, RIGHT), Habit(0.3, 0.15, "SELECT mean({num}) FROM {t} WHERE {category} = '{v}'")),

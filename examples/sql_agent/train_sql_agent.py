@@ -82,9 +82,9 @@ def main() -> None:
 def algorithm(options: argparse.Namespace) -> agl.Algorithm:
     """GRPO, with what suits the embedded model, or usual values for another."""
     if options.model is None:
-        # Adam's first steps are of full size whatever the gradient says: the warm-up and a weak pull to the start keep
+        # Adam's first steps are of full size whatever the gradient says: the warm-up and the pull to the start keep
         # chance from flipping habits, as the control with shuffled rewards shows.
-        small = dict(steps=30, lr=3e-4, schedule="linear", warmup=10, minibatches=2, kl_coef=0.03, max_tokens=64)
+        small = dict(steps=30, lr=3e-4, schedule="linear", warmup=10, minibatches=2, kl_coef=0.4, max_tokens=64)
         return agl.GRPO(EMBEDDED_MODEL, **{**small, **given(options)})
     return agl.GRPO(options.model, **{**dict(steps=200, batch_size=32, group_size=4, lr=1e-6, max_tokens=512), **given(options)})
 
