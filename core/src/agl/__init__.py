@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from agl.errors import AglError
     from agl.hookspecs import AGL_PLUGIN_API, hookimpl
     from agl.judges import Judge
+    from agl.programs import command
     from agl.prompting import prompts
     from agl.resources import LLM, PromptTemplate, Resources
     from agl.results import Evaluation, Group, RolloutResult
@@ -39,6 +40,7 @@ _HOMES = {
     "agl.errors": ("AglError",),
     "agl.hookspecs": ("AGL_PLUGIN_API", "hookimpl"),
     "agl.judges": ("Judge",),
+    "agl.programs": ("command",),
     "agl.prompting": ("prompts",),
     "agl.resources": ("LLM", "PromptTemplate", "Resources"),
     "agl.results": ("Evaluation", "Group", "RolloutResult"),
@@ -82,6 +84,7 @@ __all__ = [
     "Trainer",
     "Transition",
     "agent",
+    "command",
     "current",
     "emit_message",
     "emit_object",

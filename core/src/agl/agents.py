@@ -15,6 +15,7 @@ from typing import Any, Generic, Self, TypeVar, cast
 from agl.compat.old import warn_old
 from agl.errors import ConfigError
 from agl.resources import LLM, PromptTemplate, Resources
+from agl.rewards import Reward
 from agl.rollouts import Rollout
 
 T = TypeVar("T")
@@ -40,6 +41,17 @@ class AgentAdapter:
 
     returns_reward = False
     """Whether what `run` returns is the reward itself (a float) or the output that a reward function judges."""
+
+    judges_itself = False
+    """Whether `own_reward` knows the reward where nobody else judges: then the agent is given the whole task, as it is."""
+
+    def own_reward(self, output: Any) -> Reward | None:
+        """The reward that the agent's output holds, asked for inside the attempt; None where it was given in another way.
+
+        Raises:
+            RewardError: there is none.
+        """
+        raise NotImplementedError
 
 
 class AgentSpec:

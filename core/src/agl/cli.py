@@ -39,11 +39,13 @@ _store = click.option("--store", type=click.Path(path_type=Path), default=DEFAUL
 _reward = click.option("--reward", help="`module:function` of (task, output).")
 _input = click.option("--input", "input_", help="`module:function`: task -> what the agent sees.")
 _runners = click.option("--runners", default=8, show_default=True, help="Most rollouts at the same time.")
+_command = click.option("--agent", "command", metavar="COMMAND", help='A program as the agent, in place of AGENT: "node agent.mjs".')
 _match = click.option("--agent-match", help="Regular expression: only calls of matching roles are learned from.")
 
 
 @cli.command()
 @click.argument("agent", required=False)
+@_command
 @click.option("--data", type=click.Path(path_type=Path), help="Training tasks: .jsonl, .json or .parquet.")
 @click.option("--val", type=click.Path(path_type=Path), help="Validation tasks.")
 @click.option("--test", type=click.Path(path_type=Path), help="Held-out tasks, measured before and after.")
@@ -61,13 +63,15 @@ _match = click.option("--agent-match", help="Regular expression: only calls of m
 @_match
 @click.option("--store", help=f"Path, URL or driver of the store; default: {DEFAULT_STORE}.")
 def train(agent: str | None, resume: str | None, **options: Any) -> None:
-    """Train AGENT (`module:object`) on a dataset, or go on with a run that was stopped."""
-    if resume is not None and agent is None:
+    """Train AGENT (`module:object`, or a program: `--agent`) on a dataset, or go on with a run that was stopped."""
+    asked = agent or options["command"]
+    if resume is not None and asked is None:
         _resume(Path(options["store"] or DEFAULT_STORE), resume)
     from agl.settings import read_settings
 
     algorithm = options["algorithm"] or read_settings().trainer.algorithm
-    missing = [name for name, value in {"AGENT": agent, "--data": options["data"], "--algorithm": algorithm}.items() if value is None]
+    needed = {"AGENT or --agent": asked, "--data": options["data"], "--algorithm": algorithm}
+    missing = [name for name, value in needed.items() if value is None]
     if missing:
         raise click.UsageError(f"missing {', '.join(missing)} (or `--resume` to go on with a run)")
     from agl.trainer import Trainer
@@ -82,7 +86,7 @@ def train(agent: str | None, resume: str | None, **options: Any) -> None:
         seed=options["seed"],
     )
     result = trainer.fit(
-        _agent(str(agent), options),
+        _agent(agent, options),
         train_dataset=read_tasks(options["data"]),
         val_dataset=read_tasks(options["val"]) if options["val"] else None,
         test_dataset=read_tasks(options["test"]) if options["test"] else None,
@@ -92,15 +96,18 @@ def train(agent: str | None, resume: str | None, **options: Any) -> None:
 
 
 @cli.command()
-@click.argument("agent")
+@click.argument("agent", required=False)
+@_command
 @click.option("--data", required=True, type=click.Path(path_type=Path), help="Tasks; the first ten are taken.")
 @click.option("--endpoint", required=True, help="OpenAI-compatible base URL.")
 @click.option("--model", required=True, help="Model name there.")
 @_reward
 @_input
 @_runners
-def dev(agent: str, data: Path, endpoint: str, model: str, runners: int, **options: Any) -> None:
-    """Try AGENT on ten tasks: every span as a tree, nothing learned."""
+def dev(agent: str | None, data: Path, endpoint: str, model: str, runners: int, **options: Any) -> None:
+    """Try AGENT (`module:object`, or a program: `--agent`) on ten tasks: every span as a tree, nothing learned."""
+    if agent is None and options["command"] is None:
+        raise click.UsageError("missing AGENT or --agent")
     from agl.resources import LLM
     from agl.trainer import Trainer
 
@@ -193,14 +200,18 @@ def _value(text: str) -> Any:
         return {"None": None, "True": True, "False": False}.get(text, text)
 
 
-def _agent(spec: str, options: dict[str, Any]) -> Any:
+def _agent(spec: str | None, options: dict[str, Any]) -> Any:
     from agl.agents import AgentSpec
+    from agl.programs import command
 
+    functions = {"input": options.get("input_"), "reward": options.get("reward")}
+    given = {name: _import(function) for name, function in functions.items() if function}
+    if spec is None:
+        return command(str(options["command"]), **given)
+    if options.get("command"):
+        raise click.UsageError(f"AGENT (`{spec}`) and --agent (`{options['command']}`) are two agents; give one of them")
     found = _import(spec)
-    reward, input_ = options.get("reward"), options.get("input_")
-    if isinstance(found, AgentSpec) or not (reward or input_):
-        return found
-    return AgentSpec(found, input=_import(input_) if input_ else None, reward=_import(reward) if reward else None)
+    return found if isinstance(found, AgentSpec) or not given else AgentSpec(found, **given)
 
 
 def _import(spec: str) -> Any:

@@ -15,8 +15,10 @@ import time
 import traceback
 from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple, cast
 
+from agl.errors import ConfigError, RewardError
 from agl.resources import LLM, PromptTemplate, Resources
 from agl.rewards import FINAL, Reward, make_reward
 from agl.roles import Roles
@@ -25,6 +27,11 @@ from agl.spans import Span, SpanKind, SpanStatus, new_span_id, new_trace_id
 
 log = logging.getLogger("agl")
 
+REFUSED = (
+    'this run takes no rewards from the agent\'s side (`agent_rewards="refuse"`); its rewards come from `reward=`, from judges (`rewards=[…]`) '
+    "or from what a function agent returns"
+)
+
 
 class ActiveAttempt:
     """What code inside an attempt can reach: its rollout, its resources, and where spans and rewards go.
@@ -32,7 +39,15 @@ class ActiveAttempt:
     Thread-safe: frameworks run nodes and tools in threads of their own.
     """
 
-    def __init__(self, rollout: Rollout, resources: Resources, roles: Roles | None = None) -> None:
+    def __init__(
+        self,
+        rollout: Rollout,
+        resources: Resources,
+        roles: Roles | None = None,
+        *,
+        directory: Path | None = None,
+        takes_rewards: bool = True,
+    ) -> None:
         assert rollout.attempt is not None
         self.rollout = rollout
         self.attempt_id = rollout.attempt.attempt_id
@@ -50,7 +65,14 @@ class ActiveAttempt:
         """Names of prompt templates that a framework plugin puts in itself; the core leaves them alone."""
         self.used_prompts: set[str] = set()
         """Names of prompt templates that were put into the agent, by a plugin or by the core."""
+        self.takes_rewards = takes_rewards
+        """Whether rewards from the agent's side count, emitted or posted; those of judges and reward functions always do."""
+        self.sends_otlp = False
+        """Whether spans of the agent's own tracing come by OTLP, in a trace with an id of its own."""
+        self.is_secret: Callable[[str], bool] = lambda text: False
+        """Whether a text holds a key that the gateway keeps to itself."""
         self.closed = False
+        self._directory = directory
         self._lock = threading.Lock()
         self._spans: list[Span] = []
         self._ended: dict[str, str | None] = {}
@@ -67,6 +89,12 @@ class ActiveAttempt:
             return None
         return self.resources.llms().get(self.roles.llm_of(role) or "", self.llm)
 
+    def folder(self) -> Path:
+        """Folder for files of this attempt alone, within that of its run."""
+        assert self._directory is not None, "an attempt outside a run has no files"
+        self._directory.mkdir(parents=True, exist_ok=True)
+        return self._directory
+
     def claim_prompt(self, name: str) -> PromptTemplate | None:
         """A prompt template that a framework plugin puts into the agent itself; None when there is none of this name.
 
@@ -80,6 +108,10 @@ class ActiveAttempt:
             self.claimed_prompts.add(name)
             self.used_prompts.add(name)
         return template
+
+    def knows_trace(self, trace_id: str) -> bool:
+        """Whether the spans of a trace are, or will be, among those of this attempt."""
+        return trace_id == self.trace_id or (self.sends_otlp and bool(trace_id.strip("0")))
 
     def make_span(self, **values: Any) -> Span:
         """A span of this attempt that ends now, unless `ended_at` is given.
@@ -214,12 +246,21 @@ def role(name: str) -> Generator[None]:
         _ROLE.reset(token)
 
 
-@contextlib.contextmanager
-def operation(name: str, kind: SpanKind = SpanKind.OPERATION, /, **attributes: Any) -> Generator[dict[str, Any]]:
+def operation(name: str, kind: SpanKind = SpanKind.OPERATION, /, **attributes: Any) -> contextlib.AbstractContextManager[dict[str, Any]]:
     """A span around a block of the user's code; yields its attributes, to add to.
 
     Without a running attempt nothing is recorded.
+
+    Raises:
+        ConfigError: the name is no text, as where it is used as a decorator.
     """
+    if not isinstance(cast(object, name), str):
+        raise ConfigError(f'`operation` goes around a block and has a name: `with agl.operation("search"):`, given was {name!r}')
+    return _operation(name, kind, **attributes)
+
+
+@contextlib.contextmanager
+def _operation(name: str, kind: SpanKind, /, **attributes: Any) -> Generator[dict[str, Any]]:
     attempt = _ATTEMPT.get()
     if attempt is None:
         _say_outside()
@@ -257,13 +298,15 @@ def emit_reward(value: Any, name: str = FINAL) -> None:
     nothing else happens.
 
     Raises:
-        RewardError: not one finite number.
+        RewardError: not one finite number, or this run takes no rewards from the agent's side.
     """
     attempt = _ATTEMPT.get()
     reward = make_reward(value, name=name, source="agent", span_id=_last_call(attempt) if attempt and name != FINAL else None)
     if attempt is None:
         _say_outside()
         return
+    if not attempt.takes_rewards:
+        raise RewardError(REFUSED)
     attempt.add_reward(reward)
 
 

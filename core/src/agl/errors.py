@@ -31,6 +31,10 @@ class GatewayError(AglError):
     """The gateway could not start or cannot reach its upstream."""
 
 
+class ProgramError(AglError):
+    """A program that is an agent ended with a failure, or could not be started."""
+
+
 class EngineError(AglError):
     """The engine that serves the policy failed."""
 

@@ -16,6 +16,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -23,7 +24,7 @@ import msgspec
 
 from agl.agents import AgentAdapter, AgentSpec, call
 from agl.context import ActiveAttempt, entered
-from agl.errors import ConfigError, PluginError, RewardError, StoreError
+from agl.errors import ConfigError, PluginError, ProgramError, RewardError, StoreError
 from agl.executors import Executor
 from agl.plugins import Plugins
 from agl.prompting import USED_PROMPTS
@@ -48,14 +49,21 @@ class BoundAgent:
         agent: what a Trainer takes.
         plugins: one of them recognises it.
         roles: what is done with the calls of its roles.
+        takes_rewards: whether rewards from the agent's side count.
     """
 
-    def __init__(self, agent: Any, plugins: Plugins, roles: Roles | None = None) -> None:
-        self.roles = roles or Roles()
+    def __init__(self, agent: Any, plugins: Plugins, roles: Roles | None = None, *, takes_rewards: bool = True) -> None:
+        self.roles, self.takes_rewards = roles or Roles(), takes_rewards
         self.spec = agent if isinstance(agent, AgentSpec) else AgentSpec(agent)
         self.adapter: AgentAdapter = plugins.adapt_agent(self.spec.agent)
         if self.adapter.returns_reward and self.spec.reward is not None:
             raise ConfigError(f"`{self.adapter.name}` returns its reward itself; give `reward=` only for agents that do not")
+        self._judges_itself = self.adapter.judges_itself and self.spec.reward is None and not (plugins.judges() or plugins.compares())
+        if self._judges_itself and not takes_rewards:
+            raise ConfigError(
+                f"`{self.adapter.name}` would have no reward: this run takes none from the agent's side (`agent_rewards=\"refuse\"`); "
+                "give `reward=` with the agent, or judges (`rewards=[…]`)"
+            )
 
     def input(self, task: dict[str, Any]) -> Any:
         """What the agent may see of a task.
@@ -64,7 +72,7 @@ class BoundAgent:
             ConfigError: the task lacks what is needed.
         """
         if self.spec.input is None:
-            if self.adapter.returns_reward:  # the user's own code, which decides itself what to pass on
+            if self.adapter.returns_reward or self._judges_itself:  # the user's own code, which decides itself what to pass on
                 return task
             if "input" not in task:
                 raise ConfigError(
@@ -85,7 +93,8 @@ class BoundAgent:
             return given, [] if given is None else [make_reward(given, source="returned")]
         output = given if self.spec.output is None else self.spec.output(given)
         if self.spec.reward is None:
-            return output, []
+            own = self.adapter.own_reward(given) if self._judges_itself else None
+            return output, [] if own is None else [own]
         return output, [make_reward(await call(self.spec.reward, rollout.task.data, output), source="returned")]
 
 
@@ -172,6 +181,7 @@ class AttemptRunner:
         self.running: set[str] = set()
         """Ids of attempts whose agent, or whose judges, have not ended: those to send heartbeats for, and those that may be cancelled."""
         self._resources: dict[int, Resources] = {}
+        self._directory: Path | None = None
 
     async def run(self, rollout: Rollout) -> None:
         """Run the agent on a claimed rollout. The attempt has ended in the store when this returns, or when it is cancelled.
@@ -181,8 +191,10 @@ class AttemptRunner:
             StoreError: what the attempt recorded cannot be kept.
         """
         resources = await self._load(rollout.resources_version)
-        attempt = ActiveAttempt(rollout, resources, self._agent.roles)
         upstreams = resources.llms()
+        attempt = await self._activate(rollout, resources)
+        keys = [llm.api_key for llm in upstreams.values() if llm.api_key]
+        attempt.is_secret = lambda text: any(key in text for key in keys)
         started = time.time()
         self.running.add(attempt.attempt_id)
         try:
@@ -193,6 +205,14 @@ class AttemptRunner:
             self.running.discard(attempt.attempt_id)
             await self._gateway.close(attempt.attempt_id)
         await self._end(attempt, outcome, started)
+
+    async def _activate(self, rollout: Rollout, resources: Resources) -> ActiveAttempt:
+        assert rollout.attempt is not None
+        if self._directory is None:
+            told = (await self._store.run(self._run_id)).directory
+            self._directory = Path(told) if told else self._store.folder.absolute() / "runs" / self._run_id
+        directory = self._directory / "attempts" / rollout.attempt.attempt_id
+        return ActiveAttempt(rollout, resources, self._agent.roles, directory=directory, takes_rewards=self._agent.takes_rewards)
 
     async def _load(self, version: int) -> Resources:
         if version not in self._resources:
@@ -315,6 +335,8 @@ def _stopped_from_outside(error: BaseException) -> bool:
 
 def _traceback(error: BaseException) -> str:
     """The traceback from the user's or the framework's first frame on; the whole one when AGL's own code raised."""
+    if isinstance(error, ProgramError):  # its failure is the program's, which has said why
+        return str(error)
     return "".join(traceback.format_exception(type(error), error, _users_part(error) or error.__traceback__))
 
 

@@ -55,6 +55,7 @@ class TrainerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     rewards: tuple[str, ...] | None = None
     reward_weights: dict[str, float] | None = None
     n_runners: int | None = None
+    agent_rewards: str | None = None
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

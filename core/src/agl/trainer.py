@@ -115,6 +115,8 @@ class Trainer:
         timeout: seconds that one attempt may take; None for no limit.
         max_attempts: tries at a rollout whose endpoint or worker failed.
         failure_reward: reward of a rollout in which the agent itself failed; None excludes it from its group.
+        agent_rewards: `accept` (the default), or `refuse`: rewards from the agent's side (emitted by its code, posted to its reward URL, a
+            program's last line) do not count. What a function agent returns, `reward=` functions and judges always do.
         host: address of the gateway; the loopback unless told.
         gateway_port: 0 for any free one.
         quiet: print nothing.
@@ -143,6 +145,7 @@ class Trainer:
         timeout: float | None = 600.0,
         max_attempts: int = 2,
         failure_reward: float | None = 0.0,
+        agent_rewards: str | None = None,
         host: str = "127.0.0.1",
         gateway_port: int = 0,
         quiet: bool = False,
@@ -175,6 +178,7 @@ class Trainer:
         self.timeout, self.max_attempts, self.failure_reward = timeout, _at_least(1, max_attempts, "max_attempts"), failure_reward
         if timeout is not None and timeout <= 0:
             raise ConfigError(f"`timeout` must be positive seconds or None, given was {timeout!r}")
+        self.takes_rewards = _takes_rewards(agent_rewards or settings.agent_rewards or "accept")
         self.host, self.gateway_port = host, gateway_port
         self.console = Console(quiet=quiet)
         self.rewards = given_rewards(rewards if rewards is not None else settings.rewards or (), all_settings.rewards)
@@ -294,7 +298,7 @@ class Trainer:
         self, agent: Any, datasets: dict[str, Any], place: StoreSpec, *, dry: bool = False, resume: bool | str | None = None
     ) -> AsyncGenerator[Run]:
         """Store, gateway, algorithm and runners, up for one run; taken down whatever happens. A dry run has no algorithm and no trackers."""
-        bound = BoundAgent(agent, self.plugins, self.roles)
+        bound = BoundAgent(agent, self.plugins, self.roles, takes_rewards=self.takes_rewards)
         prompts = self.plugins.prompts(bound.spec.agent)
         check_prompts(self.initial_resources, self.roles, prompts)
         for name, tasks in datasets.items():
@@ -437,6 +441,8 @@ class Trainer:
             "rewards": {reward.name: reward.config() for reward in self.rewards},
             "reward_weights": self._weights().asked,
         }
+        if not self.takes_rewards:
+            given["agent_rewards"] = "refuse"
         return msgspec.to_builtins({**given, **options}, enc_hook=str)
 
 
@@ -460,6 +466,12 @@ def _at_least(least: int, value: Any, name: str) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
         raise ConfigError(f"`{name}` must be an integer of at least {least}, given was {value!r}")
     return value
+
+
+def _takes_rewards(given: Any) -> bool:
+    if given not in ("accept", "refuse"):
+        raise ConfigError(f'`agent_rewards` must be "accept" or "refuse", given was {given!r}')
+    return given == "accept"
 
 
 def _check_endpoint(name: str, endpoint: str) -> None:

@@ -52,8 +52,13 @@ def _copy(value: Any, left: list[int], depth: int) -> Any:
     return f"<{type(value).__module__}.{type(value).__qualname__}>"
 
 
+def redacted(text: str) -> str:
+    """A text with `***` in place of keys that can be told by their form."""
+    return _SECRET_TEXT.sub(SECRET, text) if "sk-" in text or "Bearer " in text else text
+
+
 def _text(value: str, left: list[int]) -> str:
-    value = _SECRET_TEXT.sub(SECRET, value) if "sk-" in value or "Bearer " in value else value
+    value = redacted(value)
     keep = max(min(TEXT, left[0]), 0)
     left[0] -= min(len(value), keep)
     return value if len(value) <= keep else f"{value[:keep]}… ({len(value)} characters)"

@@ -1,11 +1,11 @@
-"""Built-in adapters: functions, `@agl.rollout` functions and `LitAgent` classes."""
+"""Built-in adapters: functions, `@agl.rollout` functions, `LitAgent` classes and programs."""
 
 from __future__ import annotations
 
 import inspect
 from typing import Any, cast
 
-from agl.agents import AgentAdapter, FunctionAgent, LitAgent, call
+from agl.agents import AgentAdapter, FunctionAgent, LitAgent, call, is_instance_of
 from agl.errors import ConfigError
 from agl.hookspecs import hookimpl
 from agl.resources import Resources
@@ -15,11 +15,15 @@ from agl.tasks import Mode
 
 @hookimpl(trylast=True)
 def agl_adapt_agent(agent: Any) -> AgentAdapter | None:
-    """Anything that is a `LitAgent`, an `@agl.rollout` function or a plain function."""
+    """Anything that is a `LitAgent`, an `@agl.rollout` function, a program or a plain function."""
     if isinstance(agent, LitAgent):
         return LitAdapter(cast("LitAgent[Any]", agent))
     if isinstance(agent, FunctionAgent):
         return RolloutFunctionAdapter(agent)
+    if is_instance_of(agent, "agl.programs:Program"):
+        from agl.programs import ProgramAdapter
+
+        return ProgramAdapter(agent)
     if inspect.isroutine(agent):
         return PlainFunctionAdapter(agent)
     return None
