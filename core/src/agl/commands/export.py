@@ -28,6 +28,8 @@ _split = click.Choice(["train", "val", "test"])
 
 @click.command()
 @click.argument("run")
+@click.option("--otlp", metavar="URL", help="Send the run's spans to an OTLP receiver instead: Langfuse, Phoenix, MLflow, Jaeger.")
+@click.option("--header", "headers", multiple=True, metavar="NAME=VALUE", help="For --otlp; default: those of OTEL_EXPORTER_OTLP_HEADERS.")
 @click.option("--to", type=click.Choice(NAMES), help="Format of the file; docs/transition-schema.md describes them.")
 @click.option(
     "--out", type=click.Path(path_type=Path), help="File to write (for hf a folder); default: RUN.FORMAT with the format's suffix."
@@ -39,16 +41,51 @@ _split = click.Choice(["train", "val", "test"])
 @click.option("--force", is_flag=True, help="Replace a file that is there already.")
 @_store
 @click.pass_context
-def export(context: click.Context, run: str, to: str | None, out: Path | None, store: str, **options: Any) -> None:
-    """Write RUN as a file that others read: standard transitions, datasets, fine-tuning examples."""
+def export(
+    context: click.Context,
+    run: str,
+    to: str | None,
+    out: Path | None,
+    store: str,
+    otlp: str | None,
+    headers: tuple[str, ...],
+    **options: Any,
+) -> None:
+    """Write RUN as a file that others read: standard transitions, datasets, fine-tuning examples. Or send its spans on: `--otlp URL`."""
+    if otlp is not None:
+        given = [name for name, value in {"to": to, "out": out, **options}.items() if value]
+        if given:
+            raise click.UsageError(f"--otlp sends spans, without --{' and --'.join(name.replace('_', '-') for name in given)}")
+        _send(store, run, otlp, headers)
+        return
+    if headers:
+        raise click.UsageError("--header is for --otlp")
     if to is None:
-        raise click.UsageError(f"missing --to: one of {', '.join(NAMES)}")
+        raise click.UsageError(f"missing --to: one of {', '.join(NAMES)}; or --otlp URL")
     from agl.console import Console
     from agl.export import FORMATS, export_run
 
     out = out or Path(f"{run}.{to}{FORMATS[to].suffixes[0]}" if to not in ("parquet", "arrow") else f"{run}.{to}")
     done = export_run(store, run, to, out, plugins=context.obj, console=Console(), **options)
     click.echo(done.summary())
+
+
+def _send(store: str, run: str, endpoint: str, headers: tuple[str, ...]) -> None:
+    import asyncio
+    import os
+
+    from agl.errors import NotFoundError
+    from agl.otlp import export_otlp
+    from agl.otlp.sending import HEADERS_VARIABLE, headers_from, parse_headers
+    from agl.store.opening import opened, path_of
+
+    path = path_of(store)
+    if path is not None and not path.exists():  # opening it would make one
+        raise NotFoundError(f"no store at `{path}`; name the run's own with `--store`")
+    given = parse_headers(headers) if headers else headers_from(os.environ.get(HEADERS_VARIABLE, ""))
+    with opened(store) as found:
+        sent = asyncio.run(export_otlp(found, run, endpoint, given))
+    click.echo(f"{sent} spans sent")
 
 
 @click.command("import")

@@ -29,7 +29,7 @@ async def receive_traces(request: web.Request, opened: OpenAttempt, recorder: Re
         spans, refused = spans_of(decode(await request.read(), content_type), opened.attempt)
     except ConfigError as error:
         raise Problem(415, str(error), "unsupported_media_type") from None
-    except DataError as error:
+    except (DataError, web.RequestPayloadError) as error:
         raise Problem(400, str(error), "invalid_otlp") from None
     room = max(0, MAX_SPANS - len(opened.otlp_ids))
     refused += [f"an attempt may send {MAX_SPANS} spans"] * (len(spans) - room)

@@ -31,6 +31,8 @@ WAIT_SECONDS = 1.0
 """Before the second try; twice as long before each further one."""
 MAX_WAIT_SECONDS = 30.0
 TIMEOUT_SECONDS = 30.0
+HEADERS_VARIABLE = "OTEL_EXPORTER_OTLP_HEADERS"
+"""Headers that `agl export --otlp` sends where no `--header` is given: `name=value,name=value`, percent-encoded, as OpenTelemetry has it."""
 _NONE = 0
 """In place of a status where there was no answer."""
 _RETRYABLE = frozenset({_NONE, 429, 502, 503, 504})

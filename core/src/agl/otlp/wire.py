@@ -35,15 +35,15 @@ def decode(body: bytes, content_type: str) -> Traces:
         ConfigError: protobuf, which cannot be read here.
         DataError: it is no OTLP.
     """
+    request = None if content_type == JSON else _request()
     try:
-        if content_type == JSON:
+        if request is None:
             return msgspec.json.decode(body, type=Traces)
-        message = _request().FromString(body)
-        told = _json_format().MessageToDict(message, use_integers_for_enums=True)
+        told = _json_format().MessageToDict(request.FromString(body), use_integers_for_enums=True)
         return msgspec.convert(_with_ids(told, _hex), Traces)
     except (msgspec.DecodeError, RecursionError) as error:
         raise DataError(f"the body is no OTLP traces request: {error}") from None
-    except (_decode_error(), ValueError) as error:
+    except (*_decode_errors(), ValueError) as error:
         raise DataError(f"the body is no OTLP traces request in protobuf: {error}") from None
 
 
@@ -78,7 +78,7 @@ def rejected_in(body: bytes, content_type: str) -> int:
             return int(told.get("partialSuccess", {}).get("rejectedSpans", 0))
         message = _module("opentelemetry.proto.collector.trace.v1.trace_service_pb2").ExportTraceServiceResponse.FromString(body)
         return int(message.partial_success.rejected_spans)
-    except (msgspec.DecodeError, AttributeError, TypeError, ValueError, _decode_error()):
+    except (msgspec.DecodeError, AttributeError, TypeError, ValueError, *_decode_errors()):
         return 0
 
 
@@ -108,8 +108,8 @@ def _json_format() -> Any:
     return _module("google.protobuf.json_format")
 
 
-def _decode_error() -> Any:
-    return _module("google.protobuf.message").DecodeError if has_protobuf() else ()
+def _decode_errors() -> tuple[type[Exception], ...]:
+    return (_module("google.protobuf.message").DecodeError,) if has_protobuf() else ()
 
 
 def _module(name: str) -> Any:
