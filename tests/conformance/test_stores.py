@@ -86,6 +86,13 @@ class ForgetsItsPlace(MemoryStore):
         return await super().results(sorted(rollout_ids))
 
 
+class TriesAsItLikes(MemoryStore):
+    """Does not listen to what is to be tried again."""
+
+    async def finish(self, attempt_id, status, *, retry=None, **values):
+        return await super().finish(attempt_id, status, **values)
+
+
 class TriesForEver(MemoryStore):
     """Queues a rollout again whatever the number of its attempts."""
 
@@ -104,6 +111,7 @@ class TriesForEver(MemoryStore):
         (RepeatsSpans, "test_spans_are_kept_once"),
         (TakesNothingLate, "test_late_rewards_are_kept"),
         (ForgetsItsPlace, "test_results_are_complete_and_in_the_order_asked_for"),
+        (TriesAsItLikes, "test_what_is_tried_again_can_be_said"),
         (TriesForEver, "test_an_infrastructure_failure_is_tried_again_while_attempts_are_left"),
     ],
 )

@@ -205,7 +205,7 @@ def test_n_workers_is_the_old_name_of_n_runners():
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"adapter": {"agent_mach": "x"}}, r"`adapter` has the options \['agent_match'\], given was \['agent_mach'\]"),
+        ({"adapter": {"agent_mach": "x"}}, r"`adapter` has the options \['agent_match', 'credit', .*\], given was \['agent_mach'\]"),
         ({"adapter": {"agent_match": "("}}, "`agent_match` must be a regular expression"),
         (
             {"roles": {"a": "learn"}},

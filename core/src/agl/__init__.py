@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from agl.builtin.tool_outcome import ToolOutcome
     from agl.context import current, emit_message, emit_object, emit_reward, operation, role
     from agl.errors import AglError
+    from agl.feedback import add_reward
     from agl.hookspecs import AGL_PLUGIN_API, hookimpl
     from agl.judges import Judge
     from agl.programs import command
@@ -38,6 +39,7 @@ _HOMES = {
     "agl.builtin.tool_outcome": ("ToolOutcome",),
     "agl.context": ("current", "emit_message", "emit_object", "emit_reward", "operation", "role"),
     "agl.errors": ("AglError",),
+    "agl.feedback": ("add_reward",),
     "agl.hookspecs": ("AGL_PLUGIN_API", "hookimpl"),
     "agl.judges": ("Judge",),
     "agl.programs": ("command",),
@@ -83,6 +85,7 @@ __all__ = [
     "ToolOutcome",
     "Trainer",
     "Transition",
+    "add_reward",
     "agent",
     "command",
     "current",

@@ -205,6 +205,10 @@ class Plugins:
         """Whether a plugin judges groups."""
         return bool(self._implementations("agl_group_reward"))
 
+    def brings_credit(self) -> str | None:
+        """Name of the plugin, other than the core's own, that assigns credit; None when there is none."""
+        return next((name for name, _ in self._implementations("agl_assign_credit") if name != "credit"), None)
+
     def assign_credit(self, result: RolloutResult, transitions: Sequence[Transition]) -> tuple[Transition, ...]:
         """Transitions with their share of the rollout's rewards."""
         assigned = self._decide("agl_assign_credit", result=result, transitions=transitions)

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from agl.rewards import COMBINED, FAILURE, FINAL, NoReward, Reward
-from agl.rollouts import AttemptStatus, Failure, Rollout
+from agl.rollouts import EXCLUDE, RETRY, AttemptStatus, Failure, Rollout
 from agl.spans import Span, SpanKind, SpanStatus, new_span_id, new_trace_id
 from agl.tasks import Task
 from agl.transitions import Row, Transition, rows_of
@@ -39,8 +39,14 @@ class RolloutResult(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def failure(self) -> Failure | None:
-        """Why the attempt did not succeed; None when it did."""
-        return self.rollout.attempt.failure if self.rollout.attempt else Failure.CANCELLED
+        """Why the attempt did not succeed; None when it did, and when the reward that it lacked came late."""
+        found = self.rollout.attempt.failure if self.rollout.attempt else Failure.CANCELLED
+        return None if found == Failure.REWARD and self._finals(late=True) else found
+
+    @property
+    def policy(self) -> str | float | None:
+        """What is done with its failure (`Rollout.policy`); None when it did not fail."""
+        return None if self.failure is None else self.rollout.policy(self.failure)
 
     @property
     def succeeded(self) -> bool:
@@ -55,10 +61,24 @@ class RolloutResult(msgspec.Struct, frozen=True, kw_only=True):
         An agent that failed by itself (exception, own timeout) has the Trainer's `failure_reward`: failing is its
         behaviour. A failure of the infrastructure never becomes a number.
         """
-        combining = self.rollout.reward_weights is not None
-        final = [reward for reward in self.rewards if reward.name == FINAL and reward.role is None]
-        final = [reward.value for reward in final if not combining or reward.source in (COMBINED, FAILURE)]
+        if self.rollout.attempt is not None and self.policy in (EXCLUDE, RETRY):
+            return None
+        final = self._finals()
         return final[-1] if final else None
+
+    def _finals(self, *, late: bool = False) -> list[float]:
+        """Values of the rewards of the whole rollout, as they came; with `late` those that came after the attempt's end."""
+        combining = self.rollout.reward_weights is not None
+        ended = (self.rollout.attempt.ended_at or 0.0) if late and self.rollout.attempt else 0.0
+        return [
+            reward.value
+            for reward in self.rewards
+            if reward.name == FINAL
+            and reward.role is None
+            and reward.span_id is None
+            and (not combining or reward.source in (COMBINED, FAILURE))
+            and (not late or reward.created_at > ended)
+        ]
 
     def rows(self) -> list[Row]:
         """Rows for a policy loss; none when the rollout is excluded."""

@@ -50,6 +50,20 @@ class Failure(StrEnum):
     """No usable reward: excluded, and said loudly."""
     CANCELLED = "cancelled"
     """Stopped from outside: excluded."""
+    TRUNCATED = "truncated"
+    """An answer was cut at its token limit. A failure only where `failures` asks for it; else it is data like any other."""
+
+
+RETRY, EXCLUDE, REWARD = "retry", "exclude", "reward"
+POLICIES: dict[Failure, str | float] = {
+    Failure.INFRASTRUCTURE: RETRY,
+    Failure.AGENT: REWARD,
+    Failure.TIMEOUT: REWARD,
+    Failure.CANCELLED: EXCLUDE,
+    Failure.TRUNCATED: REWARD,
+    Failure.REWARD: EXCLUDE,
+}
+"""What is done with a failed attempt unless the Trainer's `failures` says otherwise; see `Rollout.policy`."""
 
 
 FINAL_ROLLOUT = frozenset({RolloutStatus.SUCCEEDED, RolloutStatus.FAILED, RolloutStatus.CANCELLED})
@@ -102,6 +116,10 @@ class Rollout(msgspec.Struct, frozen=True, kw_only=True):
     """The latest attempt."""
     reward_weights: dict[str, float] | None = None
     """Weights, by name, of the rewards that the final one is made of; None when the reward named `reward` is it."""
+    policies: dict[str, str | float] | None = None
+    """What is done with a failed attempt, by class, where it differs from `POLICIES`."""
+    reward_timeout: float | None = None
+    """Seconds after its end for which a missing reward is waited for; None when it must be there at the end."""
 
     @property
     def input(self) -> dict[str, Any]:
@@ -112,6 +130,15 @@ class Rollout(msgspec.Struct, frozen=True, kw_only=True):
     def mode(self) -> Mode:
         """What the rollout is for: the mode of its task."""
         return self.task.mode
+
+    def policy(self, failure: Failure) -> str | float:
+        """What is done with an attempt that failed so.
+
+        Returns:
+            `retry` (again while attempts are left, then excluded), `exclude` (out of its group), `reward` (learned from, with its
+            own reward or else the Trainer's `failure_reward`), or a number: its reward, whatever the agent gave itself.
+        """
+        return (self.policies or {}).get(failure, POLICIES[failure])
 
 
 def new_id(prefix: str) -> str:

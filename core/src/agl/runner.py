@@ -32,8 +32,9 @@ from agl.resources import Resources
 from agl.results import RolloutResult, missing_span
 from agl.rewards import FAILURE, FINAL, Judgement, Reward, make_reward
 from agl.roles import Roles
-from agl.rollouts import AttemptStatus, Failure, Rollout
+from agl.rollouts import RETRY, REWARD, AttemptStatus, Failure, Rollout
 from agl.spans import Span, SpanKind, SpanStatus
+from agl.transitions import was_cut
 
 log = logging.getLogger("agl")
 
@@ -61,7 +62,7 @@ class BoundAgent:
         self._judges_itself = self.adapter.judges_itself and self.spec.reward is None and not (plugins.judges() or plugins.compares())
         if self._judges_itself and not takes_rewards:
             raise ConfigError(
-                f"`{self.adapter.name}` would have no reward: this run takes none from the agent's side (`agent_rewards=\"refuse\"`); "
+                f'`{self.adapter.name}` would have no reward: this run takes none from the agent\'s side (`agent_rewards="refuse"`); '
                 "give `reward=` with the agent, or judges (`rewards=[…]`)"
             )
 
@@ -204,7 +205,7 @@ class AttemptRunner:
         finally:
             self.running.discard(attempt.attempt_id)
             await self._gateway.close(attempt.attempt_id)
-        await self._end(attempt, outcome, started)
+        await self._end(attempt, await self._cut(rollout, outcome), started)
 
     async def _activate(self, rollout: Rollout, resources: Resources) -> ActiveAttempt:
         assert rollout.attempt is not None
@@ -260,13 +261,8 @@ class AttemptRunner:
                 if not _stopped_from_outside(error):
                     raise
                 outcome = _STOPPED
-        # Where rewards are combined, the final one is made when the siblings have ended, too.
-        combining = attempt.rollout.reward_weights is not None
-        judged = not combining and any(reward.name == FINAL for reward in rewards)
-        if outcome.failure in (Failure.AGENT, Failure.TIMEOUT) and not judged and self._failure_reward is not None:
-            rewards.append(make_reward(self._failure_reward, source=FAILURE))
-        if outcome.failure is None and not judged and not combining:
-            outcome = outcome.failed(Failure.REWARD, _NO_REWARD.format(name=self._agent.spec.name))
+        outcome, rewards = self._settled(attempt.rollout, outcome, rewards)
+        again = outcome.failure is not None and attempt.rollout.policy(outcome.failure) == RETRY
         await self._store.finish(
             attempt.attempt_id,
             outcome.status,
@@ -275,11 +271,36 @@ class AttemptRunner:
             output=outcome.output,
             spans=[*spans, *missing],
             rewards=rewards,
+            # Only what differs from every store's own rule is said.
+            **({} if again == (outcome.failure == Failure.INFRASTRUCTURE) else {"retry": again}),
         )
         result = msgspec.structs.replace(result, spans=(*result.spans, *missing), rewards=tuple(rewards))
         await self._plugins.observe("agl_rollout_ended", result=result)
         if outcome.cancelled:
             raise asyncio.CancelledError
+
+    def _settled(self, rollout: Rollout, outcome: _Outcome, rewards: list[Reward]) -> tuple[_Outcome, list[Reward]]:
+        """The outcome and the rewards with what the policies say of a failure, and of a reward that is missing."""
+        # Where rewards are combined, the final one is made when the siblings have ended, too.
+        combining = rollout.reward_weights is not None
+        whole = (reward for reward in rewards if reward.role is None and reward.span_id is None)
+        judged = not combining and any(reward.name == FINAL for reward in whole)
+        if outcome.failure is not None:
+            policy = rollout.policy(outcome.failure)
+            given = (None if judged else self._failure_reward) if policy == REWARD else policy
+            return outcome, rewards if given is None or isinstance(given, str) else [*rewards, make_reward(given, source=FAILURE)]
+        if not judged and not combining and rollout.reward_timeout is None:
+            outcome = outcome.failed(Failure.REWARD, _NO_REWARD.format(name=self._agent.spec.name))
+        return outcome, rewards
+
+    async def _cut(self, rollout: Rollout, outcome: _Outcome) -> _Outcome:
+        """The outcome, as a failure where an answer was cut at its token limit and the Trainer asked for more than its reward."""
+        if outcome.failure is not None or rollout.policy(Failure.TRUNCATED) == REWARD:
+            return outcome
+        assert rollout.attempt is not None
+        (stored,) = await self._store.results([rollout.rollout_id])
+        cut = sum(self._agent.roles.why_not(span.role) is None and was_cut(span) for span in stored.spans)
+        return outcome if not cut else outcome.failed(Failure.TRUNCATED, f"{cut} answers were cut at their token limit (`max_tokens`)")
 
     async def _judged(self, result: RolloutResult) -> tuple[RolloutResult, list[Judgement]]:
         """What the plugins judge, and the attempt as they saw it: with its LLM calls, which are in the store already, in order."""
@@ -307,7 +328,10 @@ class AttemptRunner:
         )
 
 
-_NO_REWARD = "no reward: `{name}` returned None and emitted none; return a float, give `reward=`, or call `agl.emit_reward`"
+_NO_REWARD = (
+    "no reward: `{name}` returned None and emitted none; return a float, give `reward=`, or call `agl.emit_reward`; "
+    "where one comes later, give `Trainer(reward_timeout=…)`"
+)
 
 
 class _Outcome(msgspec.Struct, kw_only=False):

@@ -16,17 +16,20 @@ from typing import Any
 import msgspec
 
 from agl.console import Console
+from agl.credit import Credit
 from agl.errors import AglError, GatewayError, RewardError
+from agl.feedback import late_rewards
+from agl.learned import drop_learned, write_learned
 from agl.plugins import Plugins
 from agl.prompting import prompts_of, unused
 from agl.resources import Resource, Resources
 from agl.results import Evaluation, Group, RolloutResult
 from agl.roles import Roles
-from agl.rollouts import Failure, Rollout, new_id
+from agl.rollouts import RETRY, Failure, Rollout, new_id
 from agl.store.base import Store
 from agl.tasks import Mode, Task
 from agl.trackers import Trackers
-from agl.transitions import transitions_of
+from agl.transitions import Row, transitions_of
 from agl.verdicts import Verdicts
 from agl.weights import Weights
 
@@ -86,6 +89,9 @@ class Run:
         max_attempts: int,
         weights: Weights | None = None,
         trackers: Trackers | None = None,
+        failures: Mapping[str, str | float] | None = None,
+        reward_timeout: float | None = None,
+        credit: Credit | None = None,
     ) -> None:
         self.id = run_id
         self.directory = directory
@@ -99,6 +105,8 @@ class Run:
         """The step that runs now, from 0."""
         self.finished = 0
         """Steps whose resources are published."""
+        self.started = 0
+        """The first step of this `fit`: what a resumed run goes on with."""
         self.resources = Resources(version=0, values={})
         """The newest published version."""
         self.restored: Path | None = None
@@ -106,13 +114,14 @@ class Run:
         self._plugins, self._roles, self._timeout, self._max_attempts = plugins, roles, timeout, max_attempts
         self._verdicts = Verdicts(store, plugins, weights or Weights(active=plugins.compares()))
         self._trackers = Trackers() if trackers is None else trackers
+        self._failures, self._reward_timeout, self._credit = dict(failures or {}), reward_timeout, credit
         self._seen_prompts: set[str] = set()  # of which it is known whether the agent has a place for them
         self._cursor = 0  # of the training tasks, after the finished steps
         self._step_started = time.monotonic()
 
     def steps(self, total: int) -> Iterator[int]:
         """Step numbers that are left of `total`; the console shows them."""
-        self.console.total_steps = total
+        self.console.total_steps, self.started = total, self.finished
         for self.step in range(self.finished, total):  # noqa: B020
             self._step_started = time.monotonic()
             yield self.step
@@ -136,16 +145,16 @@ class Run:
         await self.store.enqueue(rollouts)
         ids = [rollout.rollout_id for rollout in rollouts]
         await self._wait(ids, str(mode))
-        found = await self.store.results(ids)
-        groups = [Group(task=task, results=tuple(found[i * n : (i + 1) * n])) for i, task in enumerate(tasks)]
-        judged, missing = await self._verdicts.reach(groups)
-        results = await asyncio.to_thread(lambda: [self._with_transitions(result) for result in judged])
+        found, late = await self._awaited(await self.store.results(ids))
+        judged, missing = await self._verdicts.reach(_grouped(tasks, found, n))
+        groups = await asyncio.to_thread(lambda: self._with_credit(_grouped(tasks, list(map(self._with_transitions, judged)), n)))
+        results = [result for group in groups for result in group.results]
         if names := self._verdicts.uncounted(results):
             self.console.say(f"  the rewards {names} are recorded only: `reward_weights` gives them no weight")
         self._say_unused_prompts(results)
         if strict:
-            self._check(results, missing)
-        return [Group(task=task, results=tuple(results[i * n : (i + 1) * n])) for i, task in enumerate(tasks)]
+            self._check(results, {**late, **missing})
+        return groups
 
     def _rollout(self, task: Task, index: int, sample: int, mode: Mode, weights: dict[str, float] | None) -> Rollout:
         task = msgspec.structs.replace(task, mode=mode)
@@ -164,6 +173,8 @@ class Run:
             max_attempts=self._max_attempts,
             created_at=time.time(),
             reward_weights=weights,
+            policies=self._failures or None,
+            reward_timeout=self._reward_timeout,
         )
 
     async def _wait(self, ids: Sequence[str], label: str) -> None:
@@ -174,11 +185,35 @@ class Run:
                 show(len(ids) - left)
                 if time.monotonic() - checked > EXPIRE_SECONDS / 4:
                     checked = time.monotonic()
-                    await self.store.expire(self.id, EXPIRE_SECONDS)
+                    again = self._failures.get(Failure.INFRASTRUCTURE, RETRY) == RETRY
+                    await self.store.expire(self.id, EXPIRE_SECONDS, **({} if again else {"retry": False}))
+
+    async def _awaited(self, results: list[RolloutResult]) -> tuple[list[RolloutResult], dict[str, str]]:
+        """The results with the rewards that came while they were waited for; and by rollout id why one still lacks its own."""
+        if self._reward_timeout is None:
+            return results, {}
+        lacks = self._verdicts.weights.awaits
+        results = await late_rewards(self.store, results, lacks, self.console.say)
+        why = f"no reward came within {self._reward_timeout:g} s after its end; `agl reward {{}} VALUE` gives one"
+        return results, {id_: why.format(id_) for result in results if lacks(result) for id_ in [result.rollout.rollout_id]}
 
     def _with_transitions(self, result: RolloutResult) -> RolloutResult:
         transitions = transitions_of(result.spans, self._roles.why_not)
-        return msgspec.structs.replace(result, transitions=self._plugins.assign_credit(result, transitions))
+        assigned = transitions if self._credit else self._plugins.assign_credit(result, transitions)
+        return msgspec.structs.replace(result, transitions=tuple(assigned))
+
+    def _with_credit(self, groups: list[Group]) -> list[Group]:
+        return self._credit.assign(groups) if self._credit else groups
+
+    def learned(self, rows: Sequence[Row], advantages: Sequence[float | Sequence[float]], weights: Sequence[float]) -> None:
+        """Keep what a policy loss makes of each call in this step, for `agl explain`.
+
+        Args:
+            rows: (K,) as `RolloutResult.rows` gives them.
+            advantages: (K,) one per row, or (S,) per token of it.
+            weights: (K,) of each trained token in the step's loss.
+        """
+        write_learned(self.directory, self.step, rows, advantages, weights)
 
     def _say_unused_prompts(self, results: Sequence[RolloutResult]) -> None:
         """Once for each name: a prompt that no call has a place for changes nothing, and can only be seen afterwards."""
@@ -284,6 +319,7 @@ class Run:
             self.finished, self._cursor = position["finished"], position["cursor"]
             self.train.cursor = self._cursor
         self.step = self.finished
+        drop_learned(self.directory, self.finished if found else 0)
         for name in ("metrics.jsonl", "evaluations.jsonl"):  # what is done again is not counted twice
             kept = [line for line in self.read(name) if found and line["step"] <= self.finished]
             (self.directory / name).write_text("".join(json.dumps(line) + "\n" for line in kept))
@@ -297,6 +333,10 @@ class Run:
     def _append(self, name: str, line: dict[str, Any]) -> None:
         with (self.directory / name).open("a") as file:
             file.write(json.dumps(line) + "\n")
+
+
+def _grouped(tasks: Sequence[Task], results: Sequence[RolloutResult], n: int) -> list[Group]:
+    return [Group(task=task, results=tuple(results[i * n : (i + 1) * n])) for i, task in enumerate(tasks)]
 
 
 def _counts(kinds: Counter[Any]) -> str:

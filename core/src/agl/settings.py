@@ -56,6 +56,8 @@ class TrainerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     reward_weights: dict[str, float] | None = None
     n_runners: int | None = None
     agent_rewards: str | None = None
+    failures: dict[str, str | float] | None = None
+    reward_timeout: float | None = None
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -20,9 +20,11 @@ from agl.algorithms import Algorithm
 from agl.compat.options import OldOptions, translate
 from agl.compat.tracing import AdapterSpec, as_adapter
 from agl.console import Console
+from agl.credit import split_credit
 from agl.discovery import CORE
 from agl.errors import ConfigError, GatewayError
 from agl.executors import Executor
+from agl.failures import read_policies
 from agl.gateway.server import Gateway
 from agl.gateway.wire import PLACEHOLDER_KEY
 from agl.judges import given_rewards
@@ -92,7 +94,9 @@ class Trainer:
     Args:
         algorithm: an `Algorithm`, or the name of an installed one, made with the options of `[algorithms.NAME]` in agl.toml.
         n_runners: most rollouts at the same time (`n_workers` is its old name).
-        adapter: `{"agent_match": regex}`: only calls of matching roles are learned from.
+        adapter: `{"agent_match": regex}`: only calls of matching roles are learned from. `{"credit": name}`: how a rollout's rewards become
+            those of its calls: `lightning` (the default), `discounted` with `discount`, or `gigpo` with `discount`, `step_weight` and
+            `step_std`; see `agl.credit`.
         roles: `{"writer": "train", "checker": "freeze"}`: what is done with the calls of a role, by its path or a part of it;
             the longest name wins. `train` is the default, `freeze` learns nothing from them, `original` leaves them to the
             agent's own endpoint, key, model and parameters, and the name of an `LLM` resource sends them to that one, where
@@ -115,6 +119,12 @@ class Trainer:
         timeout: seconds that one attempt may take; None for no limit.
         max_attempts: tries at a rollout whose endpoint or worker failed.
         failure_reward: reward of a rollout in which the agent itself failed; None excludes it from its group.
+        failures: what is done with failed attempts, by class, where it differs from the defaults: `{"infrastructure": "retry",
+            "agent": "reward", "timeout": "reward", "truncated": "reward"}`. `retry` is again while attempts are left, then excluded;
+            `exclude` is out of its group; `reward` is learned from with its own reward or else `failure_reward`; a number is its
+            reward whatever the agent gave itself.
+        reward_timeout: seconds after a rollout's end for which its missing reward is waited for (`agl.add_reward`, `agl reward`); None
+            when it must be there at the end.
         agent_rewards: `accept` (the default), or `refuse`: rewards from the agent's side (emitted by its code, posted to its reward URL, a
             program's last line) do not count. What a function agent returns, `reward=` functions and judges always do.
         host: address of the gateway; the loopback unless told.
@@ -145,6 +155,8 @@ class Trainer:
         timeout: float | None = 600.0,
         max_attempts: int = 2,
         failure_reward: float | None = 0.0,
+        failures: Mapping[str, str | float] | None = None,
+        reward_timeout: float | None = None,
         agent_rewards: str | None = None,
         host: str = "127.0.0.1",
         gateway_port: int = 0,
@@ -158,6 +170,7 @@ class Trainer:
         settings = all_settings.trainer
         asked = [count for count in (n_runners, n_workers, settings.n_runners) if count is not None]
         self.n_runners = _at_least(1, asked[0] if asked else 8, "n_runners")
+        self.credit, adapter = split_credit(adapter)
         self.adapter = as_adapter(adapter)
         self.roles = Roles(self.adapter.agent_match, roles)
         algorithm = algorithm if algorithm is not None else settings.algorithm
@@ -178,6 +191,10 @@ class Trainer:
         self.timeout, self.max_attempts, self.failure_reward = timeout, _at_least(1, max_attempts, "max_attempts"), failure_reward
         if timeout is not None and timeout <= 0:
             raise ConfigError(f"`timeout` must be positive seconds or None, given was {timeout!r}")
+        self.failures = read_policies(failures if failures is not None else settings.failures, max_attempts)
+        self.reward_timeout = reward_timeout if reward_timeout is not None else settings.reward_timeout
+        if self.reward_timeout is not None and not self.reward_timeout > 0:
+            raise ConfigError(f"`reward_timeout` must be positive seconds or None, given was {self.reward_timeout!r}")
         self.takes_rewards = _takes_rewards(agent_rewards or settings.agent_rewards or "accept")
         self.host, self.gateway_port = host, gateway_port
         self.console = Console(quiet=quiet)
@@ -186,6 +203,10 @@ class Trainer:
         self.plugins = Plugins([*plugins, *hooks, *(given.plugin() for given in self.rewards)])
         self._weights()  # refuses what cannot work
         self.plugins.check()
+        if self.credit is not None and (brought := self.plugins.brings_credit()):
+            raise ConfigError(
+                f"credit is assigned by the plugin `{brought}`, and `adapter` names `{self.credit.name}`; take one of them away"
+            )
         self.plugins.configure(self._config())
 
     def fit(
@@ -366,6 +387,9 @@ class Trainer:
             roles=self.roles,
             timeout=self.timeout,
             max_attempts=self.max_attempts,
+            failures=self.failures,
+            reward_timeout=self.reward_timeout,
+            credit=self.credit,
             weights=self._weights(),
         )
         if old is not None:
@@ -443,6 +467,10 @@ class Trainer:
         }
         if not self.takes_rewards:
             given["agent_rewards"] = "refuse"
+        if self.failures:
+            given["failures"] = self.failures
+        if self.credit is not None:
+            given["credit"] = msgspec.to_builtins(self.credit)
         return msgspec.to_builtins({**given, **options}, enc_hook=str)
 
 

@@ -19,6 +19,11 @@ UNTRAINED = "agl.untrained"
 """Attribute of an imported llm span: for each answer why it is not trained, or None."""
 
 
+NO_IDS = "the endpoint gave no token ids"
+NO_LOGPROBS = "the endpoint gave no logprob for each token"
+NO_VERSION = "the endpoint gave no version of its weights"
+
+
 class Transition(msgspec.Struct, frozen=True, kw_only=True):
     """One sampled answer of one LLM call as (state, action, reward)."""
 
@@ -102,6 +107,12 @@ def call_of(span: Span) -> LLMCall | None:
     return None if recorded is None else msgspec.convert(recorded, LLMCall)
 
 
+def was_cut(span: Span) -> bool:
+    """Whether an answer of an llm span ended at its token limit."""
+    call = call_of(span) if span.kind == SpanKind.LLM else None
+    return call is not None and any(choice.finish_reason == "length" for choice in call.choices)
+
+
 def _unusable(span: Span, call: LLMCall, index: int, superseded: bool) -> str | None:
     if span.status != SpanStatus.OK or call.response is None:
         return "the call failed"
@@ -111,13 +122,13 @@ def _unusable(span: Span, call: LLMCall, index: int, superseded: bool) -> str | 
         return "the endpoint gave no answer"
     choice = call.choices[index]
     if call.prompt_ids is None or choice.response_ids is None:
-        return "the endpoint gave no token ids"
+        return NO_IDS
     if not call.prompt_ids or not choice.response_ids:
         return "no token was sampled"
     if choice.logprobs is None or len(choice.logprobs) != len(choice.response_ids) or not all(map(math.isfinite, choice.logprobs)):
-        return "the endpoint gave no logprob for each token"
+        return NO_LOGPROBS
     if call.version is None:
-        return "the endpoint gave no version of its weights"
+        return NO_VERSION
     return None
 
 
@@ -168,6 +179,23 @@ def _with_parents(transitions: list[Transition]) -> list[Transition]:
             tree.put(place, prompt, packed(item.response_ids), item.role)
             span_ids.append(item.span_id)
     return linked
+
+
+def parents_of(transitions: Sequence[Transition]) -> list[int | None]:
+    """(K,) index of each transition's parent, which stands before it: of several answers of a call, the one that was gone on from."""
+    answers: dict[str, list[int]] = {}
+    found: list[int | None] = []
+    for index, item in enumerate(transitions):
+        known = answers.get(item.parent or "", [])
+        fits = [number for number in known if len(known) == 1 or _goes_on(item, transitions[number])]
+        found.append(fits[-1] if fits else None)
+        answers.setdefault(item.span_id, []).append(index)
+    return found
+
+
+def _goes_on(item: Transition, parent: Transition) -> bool:
+    path = parent.prompt_ids + parent.response_ids
+    return item.prompt_ids[: len(path)] == path
 
 
 def rows_of(transitions: Sequence[Transition]) -> list[Row]:

@@ -10,10 +10,8 @@ from agl.errors import ConfigError
 from agl.judges import Given, weight_of
 from agl.results import RolloutResult
 from agl.rewards import COMBINED, FINAL, RESERVED, NoReward, Reward, make_reward
-from agl.rollouts import Failure
+from agl.rollouts import REWARD
 from agl.spans import SpanKind
-
-_EXCLUDED = (Failure.INFRASTRUCTURE, Failure.CANCELLED, Failure.REWARD)
 
 
 class Weights:
@@ -52,6 +50,16 @@ class Weights:
             (self._whole if _is_whole(reward) else self._parts).add(reward.name)
         return [self._final(result) for result in results]
 
+    def awaits(self, result: RolloutResult) -> bool:
+        """Whether a rollout lacks a reward that only somebody outside can give: not the agent, which has ended, and no judge."""
+        if result.failure is not None:
+            return False
+        if result.rollout.reward_weights is None:
+            return result.reward is None
+        needed = {name for name, weight in result.rollout.reward_weights.items() if weight and name not in self._given}
+        missing = needed - {reward.name for reward in result.rewards if _is_whole(reward)}
+        return any(name in self.asked or not self._optional(name) for name in missing)
+
     def uncounted(self, results: Sequence[RolloutResult]) -> list[str]:
         """Names that the judges gave to rollouts and that have no weight; each is told once."""
         rewards = (reward for result in results for reward in result.rewards)
@@ -60,7 +68,7 @@ class Weights:
         return sorted(new)
 
     def _final(self, result: RolloutResult) -> list[Reward] | NoReward:
-        if result.failure in _EXCLUDED:
+        if result.policy not in (None, REWARD):
             return []
         weights = result.rollout.reward_weights or {}
         needed = [name for name, weight in weights.items() if weight and not self._optional(name)]

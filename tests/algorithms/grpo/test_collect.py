@@ -12,7 +12,8 @@ from agl.rewards import Reward
 from agl.rollouts import Attempt, AttemptStatus, Failure, Rollout
 from agl.tasks import Task
 from agl.transitions import Transition
-from agl_grpo.collect import group_metrics, learning_rows, shuffled, why_untrained
+from agl.untrained import why_untrained
+from agl_grpo.collect import group_metrics, learning_rows, shuffled
 
 TASK = Task(task_id="t", data={})
 

@@ -23,9 +23,11 @@ from agl.errors import ConfigError
 from agl.registry import load
 from agl.resources import LLM, Resource
 from agl.runs import Run
+from agl.untrained import lacking
 from agl_grpo import checkpoint
 from agl_grpo.collect import group_metrics, learning_rows, shuffled
 from agl_grpo.learner import Learner
+from agl_grpo.losses import AGGREGATIONS
 from agl_grpo.models import check_model, load_policy
 from agl_grpo.options import Options, read_options
 from agl_grpo.schedules import Schedule
@@ -109,7 +111,11 @@ class GRPO(Algorithm):
                 groups = await run.rollout(run.train.sample(o.batch_size), n=o.group_size)
                 if o.shuffle_rewards:
                     groups = shuffled(groups, f"{run.seed}:{step}")
-                rows, advantages = learning_rows(groups, o.estimator)
+                rows, advantages = learning_rows(groups, o.estimator, o.baseline, run.resources)
+                if step == run.started:  # said once: it is the same in every step
+                    for one in lacking(groups, run.resources):
+                        run.console.say(f"  {one}")
+                run.learned(rows, advantages, AGGREGATIONS[o.aggregation](rows) if rows else [])
                 async with self.engine.paused():
                     learned = await self._in_thread(self.learner.update, rows, advantages)
                     await self.engine.update(str(step + 1))

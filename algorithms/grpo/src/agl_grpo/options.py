@@ -8,6 +8,7 @@ import msgspec
 
 from agl.errors import ConfigError
 from agl_grpo.advantages import ESTIMATORS
+from agl_grpo.collect import BASELINES
 from agl_grpo.models import LoRA
 
 
@@ -22,6 +23,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """Rollouts per task."""
     estimator: str = "grpo"
     """How a rollout is compared with its siblings: `grpo`, `dr_grpo` or `rloo`."""
+    baseline: str = "group"
+    """What a role is compared with: `group`, all siblings, or `role`, those in which it made a call."""
     lr: float = 1e-5
     """Learning rate of AdamW."""
     schedule: str = "constant"
@@ -77,6 +80,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             raise ConfigError(f"`group_size` must be at least 2, given was {self.group_size!r}: a rollout is compared with its siblings")
         if self.estimator not in ESTIMATORS:
             raise ConfigError(f"`estimator` must be one of {sorted(ESTIMATORS)}, given was {self.estimator!r}")
+        if self.baseline not in BASELINES:
+            raise ConfigError(f"`baseline` must be one of {list(BASELINES)}, given was {self.baseline!r}")
         if self.temperature <= 0:
             raise ConfigError(f"`temperature` must be positive, given was {self.temperature!r}: without chance all siblings are the same")
         if self.dtype not in ("float32", "bfloat16", "float16"):

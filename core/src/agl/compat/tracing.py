@@ -9,7 +9,7 @@ from agl.agents import Tracer
 from agl.compat.messages import TraceToMessages
 from agl.errors import ConfigError
 
-_OPTIONS = ("agent_match",)
+_OPTIONS = ("agent_match", "credit", "discount", "step_weight", "step_std")
 
 
 class _NamedTracer(Tracer):

@@ -12,6 +12,7 @@ from typing import Any, cast
 import msgspec
 
 from agl.errors import DataError, NotFoundError
+from agl.learned import directory_of
 from agl.report.intervals import Estimate, estimate
 from agl.report.pairs import KindRow, Pair, by_kind, choose, pairs_of, rewards_of, total
 from agl.results import Evaluation, RolloutResult
@@ -77,7 +78,7 @@ async def load(given: StoreSpec, run_id: str, by: str) -> ReportData:
         raise NotFoundError(f"no store at `{path}`; give the path of the `store.sqlite` that the run was made with")
     with opened(given) as store:
         record = await store.run(run_id)
-        directory = _directory(record, store)
+        directory = directory_of(record, store)
         metrics = read_lines(directory / "metrics.jsonl")
         evaluations = [await _evaluation(store, line) for line in read_lines(directory / "evaluations.jsonl")]
         before, after = _compared(evaluations)
@@ -123,12 +124,6 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
             if number < len(texts):
                 raise DataError(f"line {number} of `{path}` is not JSON: {error}") from None
     return lines
-
-
-def _directory(record: RunRecord, store: Store) -> Path:
-    """Where the run's files are: also when the folder with store and runs has been moved as a whole."""
-    recorded, beside = Path(record.directory), store.folder.absolute() / "runs" / record.run_id
-    return beside if beside.exists() and not recorded.exists() else recorded
 
 
 async def _evaluation(store: Store, line: Mapping[str, Any]) -> Evaluation:

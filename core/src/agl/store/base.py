@@ -179,18 +179,26 @@ class Store(ABC):
         output: Any = None,
         spans: Sequence[Span] = (),
         rewards: Sequence[Reward] = (),
+        retry: bool | None = None,
     ) -> RolloutStatus | None:
         """End an attempt with all it recorded, in one step; a failure of the infrastructure is queued again while attempts are left.
 
         Otherwise the rollout ends: succeeded or cancelled as the attempt did, else failed.
+
+        Args:
+            retry: whether it is queued again while attempts are left; None when a failure of the infrastructure is, and nothing else.
 
         Returns:
             The rollout's status after it; None when the attempt had ended before, in which case nothing is changed.
         """
 
     @abstractmethod
-    async def expire(self, run_id: str, silent_seconds: float) -> int:
-        """End attempts whose worker has been silent for so long as lost, a failure of the infrastructure; returns how many."""
+    async def expire(self, run_id: str, silent_seconds: float, *, retry: bool = True) -> int:
+        """End attempts whose worker has been silent for so long as lost, a failure of the infrastructure; returns how many.
+
+        Args:
+            retry: whether they are queued again while attempts are left.
+        """
 
     @abstractmethod
     async def cancel(self, run_id: str, rollout_ids: Sequence[str] | None = None) -> None:

@@ -127,16 +127,16 @@ def add_rewards(connection: Connection, sql: Statements, rows: Sequence[dict[str
 
 
 def end_rollout(
-    connection: Connection, sql: Statements, rollout_id: str, status: AttemptStatus, failure: Failure | None, now: float
+    connection: Connection, sql: Statements, rollout_id: str, status: AttemptStatus, retry: bool, now: float
 ) -> RolloutStatus | None:
     """The rollout's status after an attempt on it ended; None when it had ended before."""
     ends = {AttemptStatus.SUCCEEDED: RolloutStatus.SUCCEEDED, AttemptStatus.CANCELLED: RolloutStatus.CANCELLED}
     after = ends.get(status, RolloutStatus.FAILED)
-    rows = sql.end_rollout(connection, rollout=rollout_id, retry=failure == Failure.INFRASTRUCTURE, after=str(after), now=now)
+    rows = sql.end_rollout(connection, rollout=rollout_id, retry=retry, after=str(after), now=now)
     return RolloutStatus(rows[0][0]) if rows else None
 
 
-def expire(connection: Connection, sql: Statements, run_id: str, silent_seconds: float) -> dict[str, RolloutStatus]:
+def expire(connection: Connection, sql: Statements, run_id: str, silent_seconds: float, retry: bool) -> dict[str, RolloutStatus]:
     """End attempts whose workers are silent: the status after it of each rollout that it touched."""
     table, now = schema.attempts, time.time()
     lost = connection.execute(
@@ -154,9 +154,7 @@ def expire(connection: Connection, sql: Statements, run_id: str, silent_seconds:
         )
         .returning(table.c.rollout_id)
     ).scalars()
-    ended = {
-        rollout_id: end_rollout(connection, sql, rollout_id, AttemptStatus.LOST, Failure.INFRASTRUCTURE, now) for rollout_id in lost.all()
-    }
+    ended = {rollout_id: end_rollout(connection, sql, rollout_id, AttemptStatus.LOST, retry, now) for rollout_id in lost.all()}
     return {rollout_id: status for rollout_id, status in ended.items() if status is not None}
 
 

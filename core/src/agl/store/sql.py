@@ -223,8 +223,12 @@ class SQLStore(Store):
         output: Any = None,
         spans: Sequence[Span] = (),
         rewards: Sequence[Reward] = (),
+        retry: bool | None = None,
     ) -> RolloutStatus | None:
         """End an attempt with all it recorded, in one transaction; a failure of the infrastructure is queued again while attempts are left.
+
+        Args:
+            retry: whether it is queued again while attempts are left; None when a failure of the infrastructure is, and nothing else.
 
         Returns:
             The rollout's status after it; None when the attempt had ended before, in which case nothing is changed.
@@ -239,6 +243,7 @@ class SQLStore(Store):
         }
         span_rows = [operations.span_row(span) for span in spans]
         reward_rows = [operations.reward_row(reward, attempt_id) for reward in rewards]
+        again = failure == Failure.INFRASTRUCTURE if retry is None else retry
 
         def operation(connection: Connection) -> tuple[str, RolloutStatus | None] | None:
             ended = self._sql.end_attempt(connection, attempt=attempt_id, **outcome)
@@ -247,7 +252,7 @@ class SQLStore(Store):
             rollout_id: str = ended[0][0]
             operations.add_spans(connection, self._sql, span_rows)
             self._sql.add_rewards.many(connection, reward_rows)
-            return rollout_id, operations.end_rollout(connection, self._sql, rollout_id, status, failure, now)
+            return rollout_id, operations.end_rollout(connection, self._sql, rollout_id, status, again, now)
 
         found = await self._writer.run(operation)
         if found is None:
@@ -255,9 +260,9 @@ class SQLStore(Store):
         self._tell({found[0]: found[1]})
         return found[1]
 
-    async def expire(self, run_id: str, silent_seconds: float) -> int:
+    async def expire(self, run_id: str, silent_seconds: float, *, retry: bool = True) -> int:
         """End attempts whose worker has been silent for so long as lost; returns how many."""
-        lost = await self._writer.run(lambda c: operations.expire(c, self._sql, run_id, silent_seconds))
+        lost = await self._writer.run(lambda c: operations.expire(c, self._sql, run_id, silent_seconds, retry))
         self._tell(lost)
         return len(lost)
 

@@ -195,7 +195,9 @@ class MemoryStore(Store):
         output: Any = None,
         spans: Sequence[Span] = (),
         rewards: Sequence[Reward] = (),
+        retry: bool | None = None,
     ) -> RolloutStatus | None:
+        again = failure == Failure.INFRASTRUCTURE if retry is None else retry
         outcome = {"failure": failure, "error": error and printable(error), "output": msgspec.json.decode(msgspec.json.encode(output))}
         kept = [_kept(span) for span in spans]
         with self._open():
@@ -204,17 +206,17 @@ class MemoryStore(Store):
             for span in kept:
                 self._spans[attempt_id].setdefault(span.span_id, span)
             self._rewards[attempt_id] += rewards
-            after = self._end(attempt_id, status, **outcome)
+            after = self._end(attempt_id, status, again, **outcome)
         self._tell([self._attempts[attempt_id].rollout_id])
         return after
 
-    def _end(self, attempt_id: str, status: AttemptStatus, **outcome: Any) -> RolloutStatus:
+    def _end(self, attempt_id: str, status: AttemptStatus, retry: bool, **outcome: Any) -> RolloutStatus:
         """End an attempt, and its rollout unless it is tried again."""
         now = time.time()
         attempt = msgspec.structs.replace(self._attempts[attempt_id], status=status, ended_at=now, **outcome)
         self._set(attempt)
         rollout = self._rollouts[attempt.rollout_id]
-        if attempt.failure == Failure.INFRASTRUCTURE and attempt.number < rollout.max_attempts:
+        if retry and attempt.number < rollout.max_attempts:
             self._change(rollout.rollout_id, status=RolloutStatus.QUEUED)
             self._put(rollout)
             return RolloutStatus.QUEUED
@@ -223,7 +225,7 @@ class MemoryStore(Store):
         self._change(rollout.rollout_id, status=after, ended_at=now)
         return after
 
-    async def expire(self, run_id: str, silent_seconds: float) -> int:
+    async def expire(self, run_id: str, silent_seconds: float, *, retry: bool = True) -> int:
         error = f"the worker was silent for more than {silent_seconds:g} s"
         with self._open():
             silent = [
@@ -234,7 +236,7 @@ class MemoryStore(Store):
                 and self._rollouts[attempt.rollout_id].run_id == run_id
             ]
             for attempt in silent:
-                self._end(attempt.attempt_id, AttemptStatus.LOST, failure=Failure.INFRASTRUCTURE, error=error)
+                self._end(attempt.attempt_id, AttemptStatus.LOST, retry, failure=Failure.INFRASTRUCTURE, error=error)
         self._tell([attempt.rollout_id for attempt in silent])
         return len(silent)
 
@@ -248,7 +250,7 @@ class MemoryStore(Store):
                     self._queue[run_id].remove((self._places[rollout.rollout_id], rollout.rollout_id))
                     self._change(rollout.rollout_id, status=RolloutStatus.CANCELLED, ended_at=time.time())
                 elif rollout.attempt is not None:
-                    self._end(rollout.attempt.attempt_id, AttemptStatus.CANCELLED, failure=Failure.CANCELLED)
+                    self._end(rollout.attempt.attempt_id, AttemptStatus.CANCELLED, False, failure=Failure.CANCELLED)
         self._tell([rollout.rollout_id for rollout in open_])
 
     def _tell(self, rollout_ids: Sequence[str]) -> None:

@@ -216,6 +216,20 @@ class StoreConformance(Conformance):
         require([result.failure for result in results] == list(kinds), f"the failures are kept as {[result.failure for result in results]}")
 
     @on_store
+    async def test_what_is_tried_again_can_be_said(self, store: Store) -> None:
+        """If this fails, the Trainer's option `failures` has no effect."""
+        agent, lost, silent = await _claimed(store, 3, max_attempts=2)
+        after = await _finish(store, agent, AttemptStatus.FAILED, failure=Failure.AGENT, retry=True)
+        require(after == RolloutStatus.QUEUED, f"`retry=True` left the rollout {after}, not queued")
+        after = await _finish(store, lost, AttemptStatus.FAILED, failure=Failure.INFRASTRUCTURE, retry=False)
+        require(after == RolloutStatus.FAILED, f"`retry=False` left the rollout {after}, not failed")
+        await store.expire(RUN, -1.0, retry=False)
+        claimed = [one.rollout_id for one in await store.claim(RUN, "w", 5)]
+        require(
+            claimed == [agent.rollout_id], f"what is tried again is {claimed}, not {[agent.rollout_id]} ({silent.rollout_id} was silent)"
+        )
+
+    @on_store
     async def test_silent_workers_are_lost_and_those_with_a_heartbeat_are_not(self, store: Store) -> None:
         """If this fails, a killed worker's rollouts are waited for for ever, or a slow one's are taken from it."""
         silent, alive = await _claimed(store, 2, max_attempts=2)
