@@ -221,3 +221,27 @@ async def open_desk(store, make_rollout):
 
     yield open_
     await gateway.stop()
+
+
+@pytest.fixture
+def thinking(monkeypatch):
+    """Makes the scripted server's chat completions tell a line of reasoning before their text."""
+    from agl.testing.dialects.chat import Completions, Event
+
+    answer, events = Completions.answer, Completions.events
+
+    def whole(self, number, body, replies, version):
+        told = answer(self, number, body, replies, version)
+        for choice in told["choices"]:
+            choice["message"]["reasoning_content"] = "let me think"
+        return told
+
+    def streamed(self, body, told):
+        first, *rest = events(self, body, told)
+        yield first
+        for text in ("let me ", "think"):
+            yield Event({"choices": [{"index": 0, "delta": {"reasoning_content": text}, "finish_reason": None}]})
+        yield from rest
+
+    monkeypatch.setattr(Completions, "answer", whole)
+    monkeypatch.setattr(Completions, "events", streamed)

@@ -2,16 +2,24 @@
 
 import contextlib
 import json
+import time
 
+import aiohttp
 import anthropic
 import openai
 import pytest
 
+from agl.gateway.memory import Memory
+from agl.gateway.routes import DIALECTS
 from agl.spans import SpanStatus
+from agl.testing.dialects import Event
+from agl.testing.dialects import chat as scripted_chat
 from agl.testing.scripted import Reply, ScriptedServer
 from agl.testing.toy_tokens import END, logprob_of, prompt_ids
 from agl.transitions import call_of, transitions_of
 
+USER = [{"role": "user", "content": "hi"}]
+KEY = "sk-upstream-secret-key"
 PARAMETERS = {"type": "object", "properties": {"a": {"type": "integer"}}}
 CHAT_TOOLS = [{"type": "function", "function": {"name": "add", "description": "adds", "parameters": PARAMETERS}}]
 TOOLS = {
@@ -25,6 +33,14 @@ REPLIES = {
     "text and tool calls": Reply("let me add", tool_calls=[("add", {"a": 1}), ("add", {})]),
     "nothing": Reply(""),
 }
+
+
+@pytest.fixture
+async def desk(open_desk):
+    async with ScriptedServer("the answer is 42") as server:
+        yield await open_desk(server)
+
+
 each_dialect = pytest.mark.parametrize("dialect", ["chat", "responses", "messages"])
 
 
@@ -138,3 +154,147 @@ async def test_a_refusal_is_told_in_the_clients_dialect(open_desk):
             (span,) = await desk.spans()
             assert (span.status, call_of(span).http_status, desk.attempt.infrastructure_error) == (SpanStatus.ERROR, 400, None)
     assert caught.value.body == {"type": "error", "error": {"type": "invalid_request_error", "message": "too long"}, "request_id": None}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_text_completions_go_to_their_own_route_and_are_recorded_with_the_engines_tokens(open_desk, stream):
+    async with ScriptedServer(["one", "two"], weight_version="7") as server:
+        desk = await open_desk(server, sampling_parameters={"max_completion_tokens": 50})
+        async with desk.client() as client:
+            answer = await client.completions.create(model="m", prompt="count", n=2, stream=stream)
+            if stream:
+                chunks = [chunk async for chunk in answer]
+                assert all(chunk.choices for chunk in chunks), "nobody asked for the token counts"
+                texts = ["".join(c.text for chunk in chunks for c in chunk.choices if c.index == index) for index in (0, 1)]
+            else:
+                texts = [choice.text for choice in answer.choices]
+                assert answer.choices[0].to_dict().keys() == {"index", "text", "logprobs", "finish_reason"}
+        sent = server.requests[0]
+    assert (sent.path, sent.body["prompt"], sent.body["max_tokens"], texts) == ("/v1/completions", "count", 50, ["one", "two"])
+    (span,) = await desk.spans()
+    call = call_of(span)
+    assert (call.dialect, call.request, span.name, call.response["usage"]["completion_tokens"]) == (
+        "completions", sent.body, "text_completion policy", 8,
+    )  # fmt: skip
+    assert [choice["message"]["content"] for choice in call.response["choices"]] == ["one", "two"]
+    assert [bytes(item.response_ids[:-1]) for item in transitions_of([span]) if item.trainable] == [b"one", b"two"]
+    assert call.prompt_ids == prompt_ids(sent.body)
+    assert call.choices[0].logprobs == [logprob_of(token) for token in (*b"one", END)]
+
+
+async def test_prompts_of_one_text_request_that_differ_are_not_learned_from(desk):
+    body = {"id": "c", "choices": [{"index": n, "text": "x", "token_ids": [1], "prompt_token_ids": [n]} for n in (0, 1)]}
+    assert DIALECTS["completions"].read({"prompt": ["a", "b"]}, Memory()).recorded(body)["prompt_token_ids"] is None
+
+
+async def test_token_counts_come_to_those_who_ask_and_are_recorded_for_all(desk):
+    plain = await desk.stream()
+    asked = await desk.stream(stream_options={"include_usage": True})
+    assert all(chunk.choices for chunk in plain)
+    assert asked[-1].usage.completion_tokens == len("the answer is 42") + 1
+    first, second = await desk.calls()
+    assert first.response["usage"] == second.response["usage"]
+    assert first.overridden["stream_options"] is None
+    assert "stream_options" not in second.overridden
+
+
+@each_dialect
+async def test_pieces_arrive_as_the_endpoint_sends_them(open_desk, dialect):
+    async with ScriptedServer(lambda body: Reply("one two three", chunk_delay=0.05)) as server:
+        desk = await open_desk(server)
+        paths = {"chat": "/chat/completions", "responses": "/responses", "messages": "/messages"}
+        bodies = {"chat": {"messages": USER}, "responses": {"input": "hi"}, "messages": {"messages": USER, "max_tokens": 99}}
+        body = {"model": "m", "stream": True, **bodies[dialect]}
+        seen = []
+        async with aiohttp.ClientSession() as session, session.post(desk.llm.base_url + paths[dialect], json=body) as response:
+            async for data in response.content.iter_any():
+                seen.append((time.monotonic(), data))
+    at = {word: next(when for when, data in seen if word in data) for word in (b"one", b" two", b" three")}
+    assert at[b"one"] < at[b" two"] < at[b" three"]
+    assert at[b" three"] - at[b"one"] > 0.05
+
+
+@pytest.mark.parametrize("dialect", ["responses", "messages"])
+@pytest.mark.parametrize("how", ["breaks", "says an error"])
+async def test_a_stream_that_goes_wrong_is_told_in_the_clients_dialect(open_desk, dialect, how, monkeypatch):
+    async with ScriptedServer(lambda body: Reply("one two three four", drop_after=3)) as server:
+        desk = await open_desk(server)
+        if how == "says an error":
+            monkeypatch.setattr(scripted_chat.Completions, "events", lambda *_: [Event({"error": {"message": "out of memory"}})])
+        with pytest.raises((openai.APIError, anthropic.APIStatusError), match=r"stream broke|out of memory"):
+            await ask(desk, dialect, stream=True)
+    assert desk.attempt.infrastructure_error
+    assert [item.untrained for item in transitions_of(await desk.spans())] == ["the call failed"]
+
+
+@pytest.mark.parametrize("dialect", ["responses", "messages"])
+@pytest.mark.parametrize("stream", [False, True])
+async def test_an_answer_without_a_choice_is_a_failure_of_the_endpoint(open_desk, dialect, stream, monkeypatch):
+    monkeypatch.setattr(scripted_chat.Completions, "answer", lambda *_: {"id": "x", "choices": [], "usage": {}})
+    async with ScriptedServer() as server:
+        desk = await open_desk(server)
+        with pytest.raises((openai.APIError, anthropic.APIStatusError), match=r"no choice with a message|ended before its end"):
+            await ask(desk, dialect, stream=stream)
+    assert desk.attempt.infrastructure_error
+    (span,) = await desk.spans()
+    assert span.status == SpanStatus.ERROR
+
+
+# Who is let in, and which call is a retry.
+
+
+@pytest.mark.parametrize("given", ["api_key", "auth_token"])
+async def test_a_key_of_another_attempt_is_refused_in_the_clients_dialect(open_desk, given):
+    async with ScriptedServer() as server:
+        desk, other = await open_desk(server), await open_desk(server)
+        async with anthropic_client(desk, **{"api_key": None, given: other.llm.api_key}) as client:
+            with pytest.raises(anthropic.AuthenticationError, match="belongs to another attempt"):
+                await client.messages.create(model="m", max_tokens=9, messages=USER)
+        async with anthropic_client(desk, **{"api_key": None, given: desk.llm.api_key}) as client:
+            assert (await client.messages.create(model="m", max_tokens=9, messages=USER)).stop_reason == "end_turn"
+        assert [request.headers["authorization"] for request in server.requests] == [f"Bearer {KEY}"]
+        assert "x-api-key" not in server.requests[0].headers
+
+
+async def test_an_ended_attempt_is_not_found_in_the_clients_dialect(desk):
+    await desk.gateway.close(desk.attempt.attempt_id)
+    async with anthropic_client(desk) as client:
+        with pytest.raises(anthropic.NotFoundError, match="no such attempt is running"):
+            await client.messages.create(model="m", max_tokens=9, messages=USER)
+
+
+async def test_a_base_url_with_its_v1_serves_messages_too(desk):
+    async with anthropic_client(desk, base_url=desk.llm.base_url) as client:
+        assert (await client.messages.create(model="m", max_tokens=99, messages=USER)).content[0].text == "the answer is 42"
+
+
+async def test_retries_of_an_sdk_are_linked_by_its_idempotency_key_and_never_by_equal_requests(open_desk):
+    async with ScriptedServer("ok", fail_first=1) as server:
+        desk = await open_desk(server, seeded=True)
+        async with anthropic_client(desk, max_retries=1) as client:
+            for headers in ({"Idempotency-Key": "one"}, {"Idempotency-Key": "one"}, {}, {}):
+                await client.messages.create(model="m", max_tokens=9, messages=USER, extra_headers=headers)
+        seeds = [request.body["seed"] for request in server.requests]
+    spans = await desk.spans()
+    calls = [call_of(span) for span in spans]
+    assert [call.retry_of for call in calls] == [None, spans[0].attributes["agl.call_id"], None, None, None]
+    assert [span.attributes.get("agl.retry_count") for span in spans] == [None, 1, None, None, None]
+    assert seeds[0] == seeds[1]
+    assert len(set(seeds)) == 4
+    assert [item.untrained for item in transitions_of(spans)] == ["the call failed", None, None, None, None]
+
+
+async def test_the_role_and_the_parent_come_with_every_dialect(desk):
+    trace, parent = desk.attempt.trace_id, "00000000000000aa"
+    headers = {"x-agl-role": "team/writer", "traceparent": f"00-{trace}-{parent}-01", "x-agl-call": "00000000000000bb"}
+    async with anthropic_client(desk) as client:
+        await client.messages.create(model="m", max_tokens=9, messages=USER, extra_headers=headers)
+    (span,) = await desk.spans()
+    assert (span.role, span.parent_id, span.span_id) == ("team/writer", parent, "00000000000000bb")
+
+
+@pytest.mark.parametrize("version", ["2023-06-01", "2026-10-21", None])
+async def test_the_version_of_anthropics_api_does_not_matter(desk, version):
+    headers = {} if version is None else {"anthropic-version": version}
+    status, answer, _ = await desk.post("/messages", {"model": "m", "max_tokens": 99, "messages": USER}, headers=headers)
+    assert (status, answer["content"][0]["text"]) == (200, "the answer is 42")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from dataclasses import dataclass, field
 from typing import Any
 
 Message = dict[str, Any]
@@ -23,6 +25,17 @@ class Turn:
         return [message for turn in reversed(turns) for message in turn._messages]
 
 
+@dataclass
+class Conversation:
+    """A conversation of the Responses API."""
+
+    turn: Turn | None = None
+    """The last one; None while nothing was said."""
+    items: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    metadata: Any = None
+    created_at: int = field(default_factory=lambda: int(time.time()))
+
+
 class Memory:
     """State that a dialect leaves to its server."""
 
@@ -32,8 +45,7 @@ class Memory:
         self.responses: dict[str, dict[str, Any]] = {}
         """Stored responses by id, as they were given."""
         self.items: dict[str, dict[str, Any]] = {}
-        """Items of stored responses by id."""
-        self.conversations: dict[str, Turn | None] = {}
-        """By id; None while nothing was said."""
+        """Items of stored responses and of conversations by id."""
+        self.conversations: dict[str, Conversation] = {}
         self.arguments: dict[str, str] = {}
         """Arguments of tool calls by the call's id, as the model wrote them: JSON that is read and written again may differ."""

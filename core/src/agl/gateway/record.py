@@ -50,6 +50,8 @@ def upstream_body(
         if ours in sets and theirs not in sets and asked.get(theirs) is not None:  # one limit, under the agent's name for it
             sets[theirs] = sets.pop(ours)
             break
+    if "prompt" in asked and "messages" not in asked and "max_completion_tokens" in sets:  # text completions know the older name only
+        sets["max_tokens"] = sets.pop("max_completion_tokens")
     if llm.version is not None:
         sets |= {name: value for name, value in token_fields.items() if type(value) is bool or not asked.get(name)}
         if asked.get("stream"):  # the record of a streamed call has what an unstreamed one would have

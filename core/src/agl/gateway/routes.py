@@ -14,6 +14,8 @@ from aiohttp import web
 from agl.context import REFUSED
 from agl.errors import RewardError
 from agl.gateway.attempts import KEY_PREFIX, OpenAttempt, is_span_id
+from agl.gateway.conversations import Conversations
+from agl.gateway.counting import count
 from agl.gateway.dialects import Dialect
 from agl.gateway.dialects.chat import Chat
 from agl.gateway.dialects.completions import Completions
@@ -30,8 +32,10 @@ from agl.rewards import FINAL, make_reward
 
 BASE = "/r/{rollout}/{attempt}"
 CHAT, MESSAGES = Chat(), Messages()
-DIALECTS: Mapping[str, Dialect] = {"chat/completions": CHAT, "completions": Completions(), "responses": Responses(), "messages": MESSAGES}
+RESPONSES = Responses()
+DIALECTS: Mapping[str, Dialect] = {"chat/completions": CHAT, "completions": Completions(), "responses": RESPONSES, "messages": MESSAGES}
 """By the path after `/v1/`."""
+COUNTS: Mapping[str, Dialect] = {"responses/input_tokens": RESPONSES, "messages/count_tokens": MESSAGES}
 PASSED = ("models", "embeddings")
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -53,6 +57,9 @@ class Routes:
         for path, dialect in DIALECTS.items():
             router.add_post(f"{BASE}/v1/{path}", self._told(self._calls(dialect), dialect))
         router.add_post(f"{BASE}/v1/v1/messages", self._told(self._calls(MESSAGES), MESSAGES))  # its clients add a `/v1` of their own
+        for path, dialect in COUNTS.items():
+            router.add_post(f"{BASE}/v1/{path}", self._told(self._counts(dialect), dialect))
+        self._add_conversations(router)
         for path in ("/rewards", "/v1/rewards"):
             router.add_post(BASE + path, self._told(self._reward, CHAT))
         router.add_post(f"{BASE}/v1/traces", self._told(self._traces, None))
@@ -60,15 +67,32 @@ class Routes:
             router.add_post(f"{BASE}/v1/{signal}", self._told(self._other_signal, None))
         router.add_route("*", BASE + "/v1/{tail:.*}", self._told(self._pass_through, None))
 
+    def _add_conversations(self, router: web.UrlDispatcher) -> None:
+        kept = Conversations(lambda request: self._authorised(request).memory, _body)
+        for method, path, handler in (
+            ("GET", "responses/{id}", kept.response),
+            ("DELETE", "responses/{id}", kept.response),
+            ("POST", "conversations", kept.create),
+            ("GET", "conversations/{id}", kept.conversation),
+            ("POST", "conversations/{id}", kept.conversation),
+            ("DELETE", "conversations/{id}", kept.conversation),
+            ("GET", "conversations/{id}/items", kept.items),
+            ("POST", "conversations/{id}/items", kept.items),
+        ):
+            router.add_route(method, f"{BASE}/v1/{path}", self._told(handler, RESPONSES))
+
     def _told(self, handler: _Handler, dialect: Dialect | None) -> _Handler:
         """A handler whose problems are told in the client's dialect."""
 
         async def handle(request: web.Request) -> web.StreamResponse:
             try:
                 return await handler(request)
-            except Problem as problem:
-                spoken = dialect or (MESSAGES if "anthropic-version" in request.headers else CHAT)
-                return web.json_response(spoken.error(problem), status=problem.status)
+            except RecursionError:
+                problem = Problem(400, "the body is nested too deeply", "invalid_json")
+            except Problem as told:
+                problem = told
+            spoken = dialect or (MESSAGES if "anthropic-version" in request.headers else CHAT)
+            return web.json_response(spoken.error(problem), status=problem.status)
 
         return handle
 
@@ -100,6 +124,16 @@ class Routes:
             return await self._forwarder.call(request, dialect, reading, opened, exchange, llm)
 
         return call
+
+    def _counts(self, dialect: Dialect) -> _Handler:
+        async def counted(request: web.Request) -> web.Response:
+            opened = self._authorised(request)
+            asked = await _body(request)
+            chat = dialect.read({"max_tokens": 1, **asked} if dialect is MESSAGES else asked, opened.memory).chat
+            number = await count(self._forwarder, opened.upstream(asked.get("model"), _unquoted(request, LLM_HEADER)), chat)
+            return web.json_response({"input_tokens": number} | ({} if dialect is MESSAGES else {"object": "response.input_tokens"}))
+
+        return counted
 
     def _exchange(self, request: web.Request, opened: OpenAttempt, dialect: Dialect, asked: dict[str, Any], llm: LLM) -> Exchange:
         span_id, call_id, retry_of = opened.identify(request.headers)

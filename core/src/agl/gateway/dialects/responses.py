@@ -7,12 +7,12 @@ from typing import Any
 
 from agl.gateway.dialects import openai
 from agl.gateway.dialects.blocks import Answer, answer_of, message_of
-from agl.gateway.dialects.responses_input import messages_of
+from agl.gateway.dialects.responses_input import items_of, messages_of
 from agl.gateway.dialects.responses_options import options_of
 from agl.gateway.dialects.responses_output import ECHOED, item, logprobs_of, usage_of
 from agl.gateway.dialects.responses_stream import ResponsesWriter
 from agl.gateway.memory import Memory, Turn
-from agl.gateway.problems import Problem, object_of, text_of, unsupported
+from agl.gateway.problems import Problem, invalid, object_of, text_of
 from agl.gateway.stream import StreamAssembler
 
 _INCOMPLETE = {"length": "max_output_tokens", "content_filter": "content_filter"}
@@ -29,7 +29,8 @@ class ResponsesReading:
 
     def __init__(self, asked: dict[str, Any], memory: Memory) -> None:
         self._asked, self._memory = asked, memory
-        self._before, self._conversation = _before(asked, memory)
+        self._conversation = _conversation(asked, memory)
+        self._before = _before(asked, memory, self._conversation)
         self._new = messages_of(asked.get("input"), memory)
         self._created = int(time.time())
         instructions = asked.get("instructions")
@@ -73,8 +74,10 @@ class ResponsesReading:
         return told
 
     def _keep(self, told: dict[str, Any], turn: Turn) -> None:
-        if self._conversation:
-            self._memory.conversations[self._conversation] = turn
+        conversation = self._memory.conversations.get(self._conversation or "")
+        if conversation is not None:
+            conversation.turn = turn
+            conversation.items += [*items_of(self._asked.get("input") or []), *told["output"]]
         if self._asked.get("store") is not False:
             self._memory.turns[told["id"]], self._memory.responses[told["id"]] = turn, told
             self._memory.items |= {item["id"]: item for item in told["output"]}
@@ -96,21 +99,27 @@ class Responses:
     refusal = staticmethod(openai.refusal)
 
 
-def _before(asked: dict[str, Any], memory: Memory) -> tuple[Turn | None, str | None]:
-    """What the request goes on from, and the conversation that it belongs to."""
-    response_id, conversation = asked.get("previous_response_id"), asked.get("conversation")
-    if response_id is not None and conversation is not None:
-        raise unsupported("conversation", "it cannot be given with `previous_response_id`", "give one of them")
-    if response_id is not None:
-        if str(response_id) not in memory.turns:
-            raise unknown("previous_response_id", "response", response_id)
-        return memory.turns[str(response_id)], None
-    if conversation is None:
-        return None, None
-    name = conversation if isinstance(conversation, str) else str(object_of(conversation, "conversation").get("id"))
+def _before(asked: dict[str, Any], memory: Memory, conversation: str | None) -> Turn | None:
+    """What the request goes on from."""
+    response_id = asked.get("previous_response_id")
+    if response_id is None:
+        return memory.conversations[conversation].turn if conversation else None
+    if conversation is not None:
+        raise invalid("previous_response_id", "left out where there is a `conversation`", response_id)
+    if str(response_id) not in memory.turns:
+        raise unknown("previous_response_id", "response", response_id)
+    return memory.turns[str(response_id)]
+
+
+def _conversation(asked: dict[str, Any], memory: Memory) -> str | None:
+    """The id of the conversation that the request belongs to."""
+    given = asked.get("conversation")
+    if given is None:
+        return None
+    name = given if isinstance(given, str) else str(object_of(given, "conversation").get("id"))
     if name not in memory.conversations:
         raise unknown("conversation", "conversation", name)
-    return memory.conversations[name], name
+    return name
 
 
 def unknown(where: str, what: str, given: Any, status: int = 400) -> Problem:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -11,6 +12,17 @@ from agl.gateway.memory import Memory
 from agl.gateway.problems import Problem, invalid, objects_of, text_of, unsupported
 
 ROLES = ("user", "system", "developer", "assistant")
+
+
+def items_of(given: Any) -> list[dict[str, Any]]:
+    """`input` as items that have ids, as they are kept in a conversation.
+
+    Raises:
+        Problem: it is neither a text nor a list of objects.
+    """
+    items = [{"type": "message", "role": "user", "content": given}] if isinstance(given, str) else objects_of(given, "input")
+    known = [{"type": "message"} | item if "role" in item else item for item in items]
+    return [item if isinstance(item.get("id"), str) else {**item, "id": f"item_{secrets.token_hex(8)}"} for item in known]
 
 
 def messages_of(given: Any, memory: Memory) -> list[dict[str, Any]]:
@@ -94,7 +106,7 @@ class _Chat:
 
     def item_reference(self, item: dict[str, Any], where: str) -> None:
         known = self._memory.items.get(str(item.get("id")))
-        if known is None:
+        if known is None or known.get("type") in (None, "item_reference"):
             raise Problem(
                 400,
                 f"`{where}`: this attempt has no item `{item.get('id')}`; items of responses with `store: false` and of other attempts are "

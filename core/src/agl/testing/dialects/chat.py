@@ -25,12 +25,12 @@ class Completions:
         prompt = prompt_ids(body)
         limit = body.get("max_completion_tokens") or body.get("max_tokens")
         sampled = [Sampled(reply, limit) for reply in replies]
-        choices = [_choice(index, body, one, number, self._chat) for index, one in enumerate(sampled)]
+        choices = [self._choice(index, body, one, number) for index, one in enumerate(sampled)]
         count = sum(len(one.ids) for one in sampled)
         usage = {"prompt_tokens": len(prompt), "completion_tokens": count, "total_tokens": len(prompt) + count}
         about: dict[str, Any] = {"id": f"chatcmpl-{number}", "object": "chat.completion" if self._chat else "text_completion"}
         about |= {"created": int(time.time()), "model": body.get("model", "m")}
-        about |= {"prompt_token_ids": prompt} if body.get("return_token_ids") else {}
+        about |= {"prompt_token_ids": prompt} if body.get("return_token_ids") and self._chat else {}
         about |= {"weight_version": version} if version is not None else {}
         return {**about, "choices": choices, "usage": usage}
 
@@ -38,9 +38,9 @@ class Completions:
         """A completion cut as vLLM streams it: prompt ids on the first chunk, token ids and logprobs beside their text."""
         base = {name: value for name, value in answer.items() if name not in ("choices", "usage", "prompt_token_ids")}
         base["object"] = "chat.completion.chunk" if self._chat else "text_completion"
-        prompt = {"prompt_token_ids": answer["prompt_token_ids"]} if "prompt_token_ids" in answer else {}
+        prompt = _prompt(answer)
         for number, choice in enumerate(answer["choices"]):
-            start = {"index": choice["index"], "finish_reason": None}
+            start = {"index": choice["index"], "finish_reason": None} | _prompt(choice)
             start |= {"delta": {"role": "assistant", "content": ""}} if self._chat else {"text": ""}
             yield Event({**base, **(prompt if number == 0 else {}), "choices": [start]})
             for delta, first, last in _deltas(choice):
@@ -59,27 +59,32 @@ class Completions:
         if "token_ids" in choice:
             piece["token_ids"] = choice["token_ids"][first:last]
         if choice["logprobs"]:
-            piece["logprobs"] = {"content": choice["logprobs"]["content"][first:last]}
+            piece["logprobs"] = {name: values[first:last] for name, values in choice["logprobs"].items()}
         return piece
+
+    def _choice(self, index: int, body: dict[str, Any], sampled: Sampled, number: int) -> dict[str, Any]:
+        calls = [
+            {"id": f"call_{number}_{index}_{place}", "type": "function", "function": {"name": name, "arguments": json.dumps(given)}}
+            for place, (name, given) in enumerate(sampled.tool_calls)
+        ]
+        told: dict[str, Any] = {"index": index, "finish_reason": sampled.finish, "logprobs": None}
+        message = {"role": "assistant", "content": sampled.content} | ({"tool_calls": calls} if calls else {})
+        told |= {"message": message} if self._chat else {"text": sampled.content or ""}
+        if body.get("logprobs"):
+            entries = [logprob_entry(token) for token in sampled.ids]
+            texts = {"tokens": [entry["token"] for entry in entries], "token_logprobs": [entry["logprob"] for entry in entries]}
+            told["logprobs"] = {"content": entries} if self._chat else texts
+        if body.get("return_token_ids"):
+            told |= {"token_ids": sampled.ids} | ({} if self._chat else {"prompt_token_ids": prompt_ids(body)})
+        return told
 
 
 CHAT = Completions(chat=True)
 TEXT = Completions(chat=False)
 
 
-def _choice(index: int, body: dict[str, Any], sampled: Sampled, number: int, chat: bool) -> dict[str, Any]:
-    calls = [
-        {"id": f"call_{number}_{index}_{place}", "type": "function", "function": {"name": name, "arguments": json.dumps(given)}}
-        for place, (name, given) in enumerate(sampled.tool_calls)
-    ]
-    told: dict[str, Any] = {"index": index, "finish_reason": sampled.finish, "logprobs": None}
-    message = {"role": "assistant", "content": sampled.content} | ({"tool_calls": calls} if calls else {})
-    told |= {"message": message} if chat else {"text": sampled.content}
-    if body.get("logprobs"):
-        told["logprobs"] = {"content": [logprob_entry(token) for token in sampled.ids]}
-    if body.get("return_token_ids"):
-        told["token_ids"] = sampled.ids
-    return told
+def _prompt(told: dict[str, Any]) -> dict[str, Any]:
+    return {"prompt_token_ids": told["prompt_token_ids"]} if "prompt_token_ids" in told else {}
 
 
 def _deltas(choice: dict[str, Any]) -> Iterable[tuple[dict[str, Any], int, int | None]]:
