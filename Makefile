@@ -2,11 +2,11 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
-# Plugins with an environment of their own for their tests, and the versions of their frameworks.
-PLUGINS ?= langgraph autogen crewai openai_agents
+# Plugins with an environment of their own for their tests (`x-and-y` is one for both together), and the versions of their frameworks.
+PLUGINS ?= langgraph autogen crewai openai_agents langgraph-and-autogen langgraph-and-crewai langgraph-and-openai_agents
 VERSIONS ?= newest oldest
 
-.PHONY: help setup setup-dev demo test lint types docs reference bench bench-learning bench-plugins test-wheels demo-model test-verl test-plugins test-examples-plugins clean
+.PHONY: help setup setup-dev demo test lint types docs reference bench bench-learning bench-plugins test-wheels demo-model test-verl test-node test-plugins test-examples-plugins canary clean
 
 help:            ## show this
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */\1\t/' | expand -t 20
@@ -41,8 +41,9 @@ bench: bench-plugins bench-learning ## all benchmarks
 bench-learning: setup ## 5 seeds with shuffled-reward controls; about an hour on 2 cores
 	@$(BIN)/python benchmarks/learning.py $(ARGS)
 
-bench-plugins: setup ## what discovery, `agl --help`, hooks and spans cost
+bench-plugins: setup ## what discovery, `agl --help`, hooks, spans and traced LLM calls cost; OpenInference beside it
 	@$(BIN)/python benchmarks/plugins.py
+	@$(BIN)/python benchmarks/overhead.py
 
 test-wheels:     ## build the wheels and install them as users would, outside the workspace
 	@$(PYTHON) tools/check_wheels.py
@@ -55,6 +56,7 @@ test-verl:       ## compare advantages and losses with VERL's own, in an environ
 
 test-plugins:    ## the tests of each plugin in an environment of its own, with the newest and the oldest frameworks
 	@set -e; for plugin in $(PLUGINS); do for version in $(VERSIONS); do \
+		case $$plugin-$$version in *-and-*-oldest) continue;; esac; \
 		echo "$$plugin, $$version frameworks"; \
 		$(PYTHON) tools/setup_plugin.py $$plugin $$(test $$version = newest || echo --$$version); \
 		AGL_TEST_PLUGIN=$$plugin .venv-$$plugin$$(test $$version = newest || echo -$$version)/bin/pytest -n 2 --dist loadfile tests/plugins/$$plugin $(ARGS); \
@@ -63,6 +65,13 @@ test-plugins:    ## the tests of each plugin in an environment of its own, with 
 test-examples-plugins: ## the example packages of examples/plugins, each in an environment of its own
 	@$(PYTHON) tools/setup_pydantic_ai.py .venv-pydantic-ai && .venv-pydantic-ai/bin/pytest -c examples/plugins/agl-pydantic-ai/pyproject.toml examples/plugins/agl-pydantic-ai $(ARGS)
 	@$(PYTHON) tools/setup_best_of_n.py .venv-best-of-n && .venv-best-of-n/bin/pytest -c examples/plugins/agl-best-of-n/pyproject.toml examples/plugins/agl-best-of-n $(ARGS)
+
+canary:          ## the tests of each plugin with what is newest on PyPI today, whatever its upper bounds say; no part of CI
+	@$(PYTHON) tools/canary.py $(filter-out %-and-%,$(PLUGINS))
+
+test-node:       ## the agents in JavaScript, with the SDKs of npm; needs Node 22 or later
+	@npm ci --prefix examples/node_agent --no-fund --no-audit
+	@$(BIN)/pytest tests/examples/node_agent $(ARGS)
 
 clean:           ## remove environments and caches, keep .agl
 	@rm -rf .venv .venv-* .pytest_cache .ruff_cache .hypothesis

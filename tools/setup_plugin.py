@@ -1,8 +1,12 @@
-"""Makes the environment of one plugin's tests: `python tools/setup_plugin.py PLUGIN [--oldest]`, into `.venv-PLUGIN[-oldest]`.
+"""Makes the environment of one plugin's tests: `python tools/setup_plugin.py PLUGIN [--oldest|--canary|--bench]`, into `.venv-PLUGIN[-…]`.
 
 Newest frameworks exclude each other, so that each plugin has an environment of its own: the core, the plugin, the
 frameworks that its extra `instruments` names, the dependency group `test-PLUGIN` of the root pyproject where there is one,
-and pytest. With `--oldest` the frameworks come in the lowest versions that the extra and the group allow.
+and pytest. `PLUGIN-and-PLUGIN` makes one for plugins that can live together.
+
+    --oldest    the lowest versions of the frameworks that the extra and the group allow
+    --canary    the newest that there are today, whatever the upper bounds say; made anew each time
+    --bench     the newest supported ones, with the dependency group `bench-PLUGIN`
 """
 
 from __future__ import annotations
@@ -10,47 +14,85 @@ from __future__ import annotations
 import argparse
 import hashlib
 import platform
+import re
 import shutil
 import sys
+import tempfile
 import tomllib
 from pathlib import Path
 from typing import Any
 
 from setup import ROOT, find_uv, run
 
+KINDS = ("oldest", "canary", "bench")
 GROUP = "test-plugins"
 """What every plugin's tests need."""
 
 
 def main() -> None:
     """Make the environment, if it is not there or what it is made of has changed."""
-    plugins = sorted(path.parent.name for path in ROOT.glob("plugins/*/pyproject.toml"))
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("plugin", choices=plugins)
-    parser.add_argument("--oldest", action="store_true", help="the lowest versions of the frameworks that the plugin supports")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("plugin")
+    kinds = parser.add_mutually_exclusive_group()
+    for kind in KINDS:
+        kinds.add_argument(f"--{kind}", dest="kind", action="store_const", const=kind, default="")
     options = parser.parse_args()
-    folder = ROOT / f".venv-{options.plugin}{'-oldest' if options.oldest else ''}"
-    stamp, wanted = folder / ".agl-setup", fingerprint(options.plugin)
-    if stamp.exists() and stamp.read_text() == wanted:
+    plugins, known = options.plugin.split("-and-"), sorted(path.parent.name for path in ROOT.glob("plugins/*/pyproject.toml"))
+    if unknown := [plugin for plugin in plugins if plugin not in known]:
+        parser.error(f"there is no plugin {unknown}; there are {known}, and any of them joined by `-and-`")
+    folder = folder_of(options.plugin, options.kind)
+    stamp, wanted = folder / ".agl-setup", fingerprint(plugins)
+    if options.kind != "canary" and stamp.exists() and stamp.read_text() == wanted:
         return
     shutil.rmtree(folder, ignore_errors=True)
     uv = find_uv()
     run(uv, "venv", "--quiet", "--python", sys.executable, str(folder))
-    install = (uv, "pip", "install", "--quiet", "--python", str(folder))
-    frameworks = frameworks_of(options.plugin)
-    if options.oldest:
-        # By themselves first: what AGL and the tests need is taken in versions that fit to them.
-        run(*install, "--resolution", "lowest-direct", *frameworks)
-        frameworks = [f"{name}=={version}" for name, version in installed(folder, frameworks)]
-    run(*install, *frameworks, *groups(GROUP), "-e", str(ROOT / "core"), "-e", str(ROOT / "plugins" / options.plugin))
+    install(uv, folder, plugins, options.kind)
     stamp.write_text(wanted)
 
 
-def frameworks_of(plugin: str) -> list[str]:
-    """Requirements of the extra `instruments` and of the plugin's dependency group."""
+def folder_of(name: str, kind: str = "") -> Path:
+    """Where an environment is."""
+    return ROOT / f".venv-{name}{f'-{kind}' if kind else ''}"
+
+
+def install(uv: str, folder: Path, plugins: list[str], kind: str) -> None:
+    """The core, the plugins, their frameworks and pytest."""
+    command = (uv, "pip", "install", "--quiet", "--python", str(folder))
+    frameworks = [requirement for plugin in plugins for requirement in frameworks_of(plugin, kind)]
+    if kind == "oldest":
+        # By themselves first: what AGL and the tests need is taken in versions that fit to them.
+        run(*command, "--resolution", "lowest-direct", *frameworks)
+        frameworks = [f"{name}=={version}" for name, version in installed(folder, frameworks)]
+    with tempfile.TemporaryDirectory() as copies:
+        sources = [unbounded(plugin, Path(copies)) if kind == "canary" else ROOT / "plugins" / plugin for plugin in plugins]
+        editable = [] if kind == "canary" else ["-e"]
+        own = [argument for source in sources for argument in (*editable, str(source))]
+        run(*command, *frameworks, *groups(GROUP), "-e", str(ROOT / "core"), *own)
+
+
+def frameworks_of(plugin: str, kind: str = "") -> list[str]:
+    """Requirements of the extra `instruments` and of the plugin's dependency groups."""
     project = read(ROOT / "plugins" / plugin / "pyproject.toml")["project"]
-    own = read(ROOT / "pyproject.toml").get("dependency-groups", {}).get(f"test-{plugin}", [])
-    return [*project["optional-dependencies"]["instruments"], *own]
+    known = read(ROOT / "pyproject.toml").get("dependency-groups", {})
+    own = [*known.get(f"test-{plugin}", []), *(known[f"bench-{plugin}"] if kind == "bench" else [])]
+    found = [*project["optional-dependencies"]["instruments"], *own]
+    return [without_upper_bound(requirement) for requirement in found] if kind == "canary" else found
+
+
+def unbounded(plugin: str, folder: Path) -> Path:
+    """A copy of a plugin that says it supports any newer version: AGL loads no plugin outside of its range."""
+    copied = shutil.copytree(ROOT / "plugins" / plugin, folder / plugin)
+    about = (copied / "pyproject.toml").read_text()
+    for requirement in read(copied / "pyproject.toml")["project"]["optional-dependencies"]["instruments"]:
+        about = about.replace(f'"{requirement}"', f'"{without_upper_bound(requirement)}"')
+    (copied / "pyproject.toml").write_text(about)
+    return copied
+
+
+def without_upper_bound(requirement: str) -> str:
+    """`crewai>=1.15,<1.16` -> `crewai>=1.15`."""
+    return re.sub(r",?\s*(<|==|~=)=?[^,]*", "", requirement)
 
 
 def groups(*names: str) -> list[str]:
@@ -74,9 +116,10 @@ def read(path: Path) -> dict[str, Any]:
     return tomllib.loads(path.read_text())
 
 
-def fingerprint(plugin: str) -> str:
+def fingerprint(plugins: list[str]) -> str:
     """What the environment depends on: made again when it changes."""
-    files = (ROOT / "pyproject.toml", ROOT / "core" / "pyproject.toml", ROOT / "plugins" / plugin / "pyproject.toml", Path(__file__))
+    own = [ROOT / "plugins" / plugin / "pyproject.toml" for plugin in plugins]
+    files = (ROOT / "pyproject.toml", ROOT / "core" / "pyproject.toml", *own, Path(__file__))
     return f"{platform.python_version()} {hashlib.sha256(''.join(file.read_text() for file in files).encode()).hexdigest()}\n"
 
 

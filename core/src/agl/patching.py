@@ -74,14 +74,19 @@ class Patches:
         Raises:
             PluginError: it is not; the message names the library's version, the targets and what they lack.
         """
-        problems = [problem for patch in self.table if (problem := _problem(patch))]
-        if not problems and self._canary is not None:
-            problems = [*self._canary()]
+        problems = self.problems()
         if not problems:
             return
         versions = ", ".join(sorted({_version(patch.target) for patch in self.table}))
         mend = f"; install a version that it knows: `pip install '{self.supported}'`" if self.supported else ""
-        raise PluginError(f"plugin `{self.plugin}` cannot patch {versions}: {'; '.join(problems)}{mend}")
+        raise PluginError(f"plugin `{self.plugin}` cannot patch {versions}: {'; '.join(problems.values())}{mend}")
+
+    def problems(self) -> dict[str, str]:
+        """What is wrong, by the target that is no longer what it was; what else the patches need stands under `canary`."""
+        found = {patch.target: problem for patch in self.table if (problem := _problem(patch))}
+        if not found and self._canary is not None and (lacking := self._canary()):
+            found["canary"] = "; ".join(lacking)
+        return found
 
     def apply(self) -> None:
         """Put all in place; a second call does nothing.

@@ -143,7 +143,7 @@ async def test_what_goes_on_in_a_thread_of_a_stopped_attempt_ends_at_its_next_st
                 ended.append(error)
                 raise
 
-    work = asyncio.ensure_future(attempts.run(Slow))
+    work = asyncio.ensure_future(attempts.run(Slow, None))
     while not attempts.server.requests:
         await asyncio.sleep(0.01)
     work.cancel()

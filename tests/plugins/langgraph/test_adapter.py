@@ -135,7 +135,7 @@ async def test_sync_nodes_keep_the_attempt_in_threads(attempts, model):
 
     with attempts.inside():
         await run(builder(node).compile(), {"notes": []})
-    assert attempts.roles() == [("hi", "node")]
+    assert attempts.said() == [("hi", "node")]
 
 
 async def test_cancelling_an_attempt_stops_its_graph_at_once():

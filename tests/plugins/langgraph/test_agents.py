@@ -62,7 +62,7 @@ async def test_an_agent_with_tools_has_its_name_as_role_and_its_tools_as_spans(a
     with attempts.inside() as attempt:
         result = await solver.ainvoke(ASK)
     assert [message.content for message in result["messages"][-2:]] == ["3", "done"]
-    assert attempts.roles() == [("3", "solver"), ("what is 1 + 2?", "solver")]
+    assert attempts.said() == [("3", "solver"), ("what is 1 + 2?", "solver")]
     (called,) = [span for span in spans(attempt) if span.kind == SpanKind.TOOL]
     wanted = {"gen_ai.tool.name": "add", "gen_ai.tool.call.arguments": {"a": 1, "b": 2}, "gen_ai.agent.name": "solver"}
     assert {name: called.attributes[name] for name in wanted} == wanted
@@ -88,7 +88,7 @@ async def test_every_way_to_run_an_agent_is_recorded_alike(attempts, solver, tre
     (root,) = tree(attempt)
     names = [root[0], *(node[0] for node in root[1:])]
     assert names == ["solver", "model", "tools", "model"]
-    assert attempts.roles() == [("3", "solver"), ("what is 1 + 2?", "solver")]
+    assert attempts.said() == [("3", "solver"), ("what is 1 + 2?", "solver")]
 
 
 def team(model):
@@ -116,7 +116,7 @@ async def test_a_supervisor_with_two_agents_and_parallel_branches_is_one_tree_wi
         with attempts.inside(number) as attempt:
             result = await graph.ainvoke({"messages": [("user", "go")]})
         assert result["facts"] == ["ok", "ok"]
-        assert attempts.roles(number) == expected
+        assert attempts.said(number) == expected
         (root,) = tree(attempt)
         assert sorted(branch[0] for branch in root[1:]) == ["research", "research", "supervisor", "write"]
         assert ["plan"] in next(branch for branch in root if branch[0] == "supervisor")
@@ -144,7 +144,7 @@ async def test_a_chain_with_structured_output_gives_its_object(attempts, model, 
     with attempts.inside():
         assert await chain.ainvoke({"question": "how long?"}) == Answer(**wanted)
         assert chain.invoke({"question": "how long?"}) == Answer(**wanted)
-    assert attempts.roles() == [("how long?", "reader")] * 2
+    assert attempts.said() == [("how long?", "reader")] * 2
 
 
 async def test_a_streamed_answer_tells_its_first_token_and_its_usage(attempts, model, script, spans):
@@ -212,7 +212,7 @@ def test_an_agent_without_a_name_is_listed_under_its_node_which_is_its_role(atte
         assert templates(agl.prompts(graph)) == {f"{role}.system_prompt": "Hello."}
         with attempts.inside(number):
             graph.invoke(ASK)
-        assert attempts.roles(number) == [("what is 1 + 2?", role)]
+        assert attempts.said(number) == [("what is 1 + 2?", role)]
 
 
 async def test_a_prompt_is_put_into_one_attempts_calls_and_the_agent_stays_as_it_is(attempts, solver):
@@ -220,7 +220,7 @@ async def test_a_prompt_is_put_into_one_attempts_calls_and_the_agent_stays_as_it
         "solver.system_prompt": agl.PromptTemplate(template="You {add} well."),
         "solver.tools.add.description": agl.PromptTemplate(template="Sum."),
     }
-    with attempts.inside(0, resources) as attempt:
+    with attempts.inside(**resources) as attempt:
         await solver.ainvoke(ASK)
     with attempts.inside(1):
         await solver.ainvoke(ASK)

@@ -58,14 +58,14 @@ def build(model, is_async):
 def test_a_role_is_the_path_of_nodes_in_a_sync_graph(attempts, model):
     with attempts.inside():
         build(model, False).invoke({})
-    assert attempts.roles() == EXPECTED
+    assert attempts.said() == EXPECTED
 
 
 @pytest.mark.parametrize("is_async", [False, True], ids=["sync nodes", "async nodes"])
 async def test_a_role_is_the_path_of_nodes_in_an_async_graph(attempts, model, is_async):
     with attempts.inside():
         await build(model, is_async).ainvoke({})
-    assert attempts.roles() == EXPECTED
+    assert attempts.said() == EXPECTED
 
 
 async def test_streaming_a_graph_keeps_the_roles(attempts, model):
@@ -73,7 +73,7 @@ async def test_streaming_a_graph_keeps_the_roles(attempts, model):
         assert list(build(model, False).stream({}, stream_mode=["messages", "updates"], subgraphs=True))
     with attempts.inside(1):
         assert [event async for event in build(model, True).astream_events({}, version="v2")]
-    assert attempts.roles(0) == attempts.roles(1) == EXPECTED
+    assert attempts.said(0) == attempts.said(1) == EXPECTED
 
 
 async def test_attempts_at_once_in_threads_and_tasks_never_mix(attempts, model, tree):
@@ -91,7 +91,7 @@ async def test_attempts_at_once_in_threads_and_tasks_never_mix(attempts, model, 
     with ThreadPoolExecutor(4) as pool:
         await asyncio.gather(*(loop.run_in_executor(pool, run, number) for number in range(6)), *(arun(number) for number in range(6, 12)))
     for number in range(12):
-        assert attempts.roles(number) == EXPECTED
+        assert attempts.said(number) == EXPECTED
         assert len(tree(made[number])) == 1
     assert len(attempts.server.requests) == 12 * len(EXPECTED)
 
@@ -100,7 +100,7 @@ async def test_attempts_at_once_in_threads_and_tasks_never_mix(attempts, model, 
 def test_a_role_that_user_code_sets_around_goes_in_front(attempts, model, outer):
     with attempts.inside(), context.role(outer):
         build(model, False).invoke({})
-    assert attempts.roles() == [(said, f"{outer}/{role}") for said, role in EXPECTED]
+    assert attempts.said() == [(said, f"{outer}/{role}") for said, role in EXPECTED]
 
 
 def test_a_role_that_user_code_sets_inside_a_node_goes_below_it(attempts, model):
@@ -118,7 +118,7 @@ def test_a_role_that_user_code_sets_inside_a_node_goes_below_it(attempts, model)
 
     with attempts.inside():
         StateGraph(State).add_node(write).add_edge(START, "write").compile().invoke({})
-    assert attempts.roles() == [("after", "write"), ("before", "write"), ("drafted", "write/draft"), ("inner", "write/draft/inner")]
+    assert attempts.said() == [("after", "write"), ("before", "write"), ("drafted", "write/draft"), ("inner", "write/draft/inner")]
 
 
 def test_a_node_that_uses_the_openai_sdk_itself_has_its_role_and_span(attempts, model, tree):
@@ -129,15 +129,15 @@ def test_a_node_that_uses_the_openai_sdk_itself_has_its_role_and_span(attempts, 
 
     with attempts.inside() as attempt:
         StateGraph(State).add_node(direct).add_edge(START, "direct").compile(name="app").invoke({})
-    assert attempts.roles() == [("direct", "direct")]
-    assert attempts.model_span_of(attempt, "direct").name == "direct"
+    assert attempts.said() == [("direct", "direct")]
+    assert attempts.parent_of(attempt, "direct").name == "direct"
 
 
 def test_an_agents_own_name_stands_for_its_nodes(attempts, model):
     graph = StateGraph(State).add_node("model", lambda state: model.invoke("hi") and {}).add_edge(START, "model").compile()
     with attempts.inside():
         graph.with_config(metadata={"lc_agent_name": "solver"}).invoke({})
-    assert attempts.roles() == [("hi", "solver")]
+    assert attempts.said() == [("hi", "solver")]
 
 
 def test_run_names_that_the_user_gave_name_plain_runnables(attempts, model):
@@ -154,7 +154,7 @@ def test_run_names_that_the_user_gave_name_plain_runnables(attempts, model):
         model.with_config(run_name="judge").invoke("named model")
         model.invoke("nameless")
         (prompt | model).invoke({"text": "nameless chain"})
-    assert attempts.roles() == sorted(
+    assert attempts.said() == sorted(
         {
             "chain": "writer",
             "nested": "route/writer",
@@ -198,7 +198,7 @@ def test_the_next_attempt_starts_without_the_roles_of_the_last(attempts, model):
                     await model.ainvoke("bare")
 
             runner.run(attempt())
-    assert attempts.roles(1) == attempts.roles(0)
+    assert attempts.said(1) == attempts.said(0)
 
 
 @pytest.mark.parametrize(

@@ -96,7 +96,7 @@ async def test_each_call_hangs_under_its_own_model_span(attempts, model):
 
     with attempts.inside() as attempt:
         await single(node).ainvoke(ASK)
-    spans = [attempts.model_span_of(attempt, f"q{number}") for number in range(6)]
+    spans = [attempts.parent_of(attempt, f"q{number}") for number in range(6)]
     assert len({span.span_id for span in spans}) == 6
     for number, span in enumerate(spans):
         assert span.kind == SpanKind.MODEL
