@@ -6,7 +6,7 @@ BIN = $(VENV)/bin
 PLUGINS ?= langgraph autogen crewai openai_agents langgraph-and-autogen langgraph-and-crewai langgraph-and-openai_agents
 VERSIONS ?= newest oldest
 
-.PHONY: help setup setup-dev demo test lint types docs reference bench bench-learning bench-plugins test-wheels demo-model test-verl test-node test-plugins test-examples-plugins canary clean
+.PHONY: help setup setup-dev demo test lint types docs reference bench bench-learning bench-plugins test-wheels demo-model test-verl test-node test-plugins test-examples-plugins fuzz-gateway canary clean
 
 help:            ## show this
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */\1\t/' | expand -t 20
@@ -54,6 +54,9 @@ demo-model: setup ## make the embedded model of the SQL agent again, in minutes
 test-verl:       ## compare advantages and losses with VERL's own, in an environment that has it
 	@$(PYTHON) tools/setup_verl.py .venv-verl && .venv-verl/bin/pytest tests/algorithms/grpo/verl_parity $(ARGS)
 
+fuzz-gateway: setup-dev ## 10,000 malformed requests to the gateway, in every dialect
+	@$(BIN)/python tools/fuzz_gateway.py 10000
+
 test-plugins:    ## the tests of each plugin in an environment of its own, with the newest and the oldest frameworks
 	@set -e; for plugin in $(PLUGINS); do for version in $(VERSIONS); do \
 		case $$plugin-$$version in *-and-*-oldest) continue;; esac; \
@@ -69,7 +72,7 @@ test-examples-plugins: ## the example packages of examples/plugins, each in an e
 canary:          ## the tests of each plugin with what is newest on PyPI today, whatever its upper bounds say; no part of CI
 	@$(PYTHON) tools/canary.py $(filter-out %-and-%,$(PLUGINS))
 
-test-node:       ## the agents in JavaScript, with the SDKs of npm; needs Node 22 or later
+test-node: setup-dev ## the agents in JavaScript, with the SDKs of npm; needs Node 22 or later
 	@npm ci --prefix examples/node_agent --no-fund --no-audit
 	@$(BIN)/pytest tests/examples/node_agent $(ARGS)
 

@@ -53,7 +53,7 @@ def export(
 ) -> None:
     """Write RUN as a file that others read: standard transitions, datasets, fine-tuning examples. Or send its spans on: `--otlp URL`."""
     if otlp is not None:
-        given = [name for name, value in {"to": to, "out": out, **options}.items() if value]
+        given = [name for name, value in {"to": to, "out": out, **options}.items() if value is not None and value is not False]
         if given:
             raise click.UsageError(f"--otlp sends spans, without --{' and --'.join(name.replace('_', '-') for name in given)}")
         _send(store, run, otlp, headers)
