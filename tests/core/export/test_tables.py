@@ -119,7 +119,7 @@ def test_what_a_file_says_is_untrained_stays_so(whole_run, tmp_path):
     pq.write_table(pa.Table.from_pylist(rows, schema=arrow_schema()), tmp_path / "y.parquet")
     done = import_file(tmp_path / "other.sqlite", tmp_path / "y.parquet")
     assert done.untrained["too long for us"] == 5
-    assert {item.untrained for item in transitions_of(read(tmp_path / "other.sqlite")[0].spans)} == {None, "too long for us"}
+    assert {item.untrained for item in transitions_of(read(tmp_path / "other.sqlite", done.run_id)[0].spans)} == {None, "too long for us"}
 
 
 def test_a_report_can_be_made_of_an_imported_run(whole_run, tmp_path):
@@ -326,3 +326,37 @@ def test_a_run_is_imported_once_into_a_store(whole_run, tmp_path):
     assert import_file(tmp_path / "other.sqlite", file, run_id="mine").run_id == "mine"
     with pytest.raises(ConfigError, match="tell their mode and version"):
         import_file(tmp_path / "third.sqlite", file, split="val")
+
+
+def test_a_run_of_a_trainer_is_exported_with_the_engines_tokens(tmp_path):
+    import agl
+    from agl.testing.scripted import ScriptedServer
+
+    class Once(agl.Algorithm):
+        name = "once"
+
+        async def fit(self, run):
+            for _ in run.steps(1):
+                await run.rollout(run.train.sample(2), n=2)
+                await run.publish(metrics={"reward": 1.0})
+
+    @agl.rollout
+    async def agent(task, llm):
+        from openai import AsyncOpenAI
+
+        async with AsyncOpenAI() as client:
+            messages = [{"role": "user", "content": task["q"]}]
+            given = await client.chat.completions.create(model="any", messages=messages)
+        return float(given.choices[0].message.content == "42")
+
+    with ScriptedServer("42") as server:
+        llm = agl.LLM(endpoint=server.base_url(), model="m", version="7", api_key="sk-upstream")
+        trainer = agl.Trainer(algorithm=Once(), initial_resources={"main_llm": llm}, store=tmp_path / "store.sqlite", quiet=True)
+        result = trainer.fit(agent, [{"q": "what"}, {"q": "why"}])
+    done = export_run(tmp_path / "store.sqlite", result.run_id, "parquet", tmp_path / "x.parquet")
+    rows = rows_in(done.path)
+    assert [(row["rollout_reward"], row["reward"], row["version"], row["untrained"]) for row in rows] == [(1.0, 1.0, "7", None)] * 4
+    assert all(row["prompt_ids"] and len(row["response_ids"]) == len(row["logprobs"]) for row in rows)
+    assert {(row["group_id"], row["sample"]) for row in rows} == {("0-train-0", 0), ("0-train-0", 1), ("0-train-1", 0), ("0-train-1", 1)}
+    assert {json.loads(row["messages"])[0]["content"] for row in rows} == {"what", "why"}
+    assert {json.loads(row["answer"])["content"] for row in rows} == {"42"}

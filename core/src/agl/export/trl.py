@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 from collections import Counter
 from collections.abc import Generator, Iterator, Sequence
+from statistics import fmean
 from typing import Any, cast
 
 from agl.export.calls import Message, text, tool_calls_of, with_object_arguments
@@ -62,14 +63,17 @@ class TRL:
                     yield {**_example(exchange), "task_id": result.task.task_id, "task": text(result.task.data)}
 
     def dpo(self, group: Sequence[RolloutResult]) -> Iterator[Example]:
-        """`prompt`, `chosen`, `rejected`, `tools`: the best and the worst answer that siblings gave to the same prompt."""
+        """`prompt`, `chosen`, `rejected`, `tools`: the best and the worst answer that siblings gave to the same prompt.
+
+        An answer that several gave counts with the mean of its rewards.
+        """
         by_prompt: dict[str, list[Exchange]] = {}
         for exchange in self._judged(group):
             by_prompt.setdefault(text([exchange.prompt, exchange.tools]), []).append(exchange)
         for same in by_prompt.values():
-            best, worst = max(same, key=_reward), min(same, key=_reward)
-            if _reward(best) == _reward(worst):
-                self.left_out["prompts whose answers differ not in reward, or have no other"] += 1
+            best, worst = _apart(same)
+            if best is None or worst is None:
+                self.left_out["prompts whose answers do not differ, or not in reward"] += 1
                 continue
             with self._texts():
                 yield _example(best, chosen=best, rejected=worst)
@@ -102,6 +106,16 @@ class TRL:
 def _reward(exchange: Exchange) -> float:
     assert exchange.reward is not None
     return exchange.reward
+
+
+def _apart(exchanges: Sequence[Exchange]) -> tuple[Exchange, Exchange] | tuple[None, None]:
+    """The answers with the highest and the lowest reward; None where there is no difference."""
+    by_answer: dict[str, list[Exchange]] = {}
+    for exchange in exchanges:
+        by_answer.setdefault(text(message(exchange.answer)), []).append(exchange)
+    means = {answer: fmean(map(_reward, same)) for answer, same in by_answer.items()}
+    best, worst = max(means, key=means.__getitem__), min(means, key=means.__getitem__)
+    return (by_answer[best][0], by_answer[worst][0]) if means[best] > means[worst] else (None, None)
 
 
 def _example(exchange: Exchange, **answers: Exchange) -> Example:
