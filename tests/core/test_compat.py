@@ -123,6 +123,31 @@ def test_decorators_by_their_older_names():
         agl.llm_rollout(strip_proxy=False)
 
 
+@pytest.mark.parametrize("is_async", [True, False])
+def test_a_decorated_judge_gives_the_reward(is_async):
+    def plain(task):
+        return 0.75
+
+    async def plain_async(task):
+        return 0.75
+
+    with pytest.warns(DeprecationWarning, match="`@reward` is old") as told:
+        judge = agl.reward(plain)
+    with pytest.warns(DeprecationWarning, match="`@reward` is old"):
+        judge_async = agl.reward(plain_async)
+    assert told[0].filename == __file__
+
+    @agl.rollout
+    def agent(task):
+        assert judge(task) == 0.75
+
+    @agl.rollout
+    async def agent_async(task):
+        assert await judge_async(task) == 0.75
+
+    assert trainer().dev(agent_async if is_async else agent, TASKS[:1])[0].reward == 0.75
+
+
 @pytest.mark.parametrize(
     ("option", "value", "said"),
     [
@@ -137,7 +162,7 @@ def test_decorators_by_their_older_names():
         ("strategy", 3, "`strategy` can be 'shm' or left out, given was 3"),
         ("hooks", [print], "derived from `agl.Hook`, given was <built-in"),
         ("adapter", "writer", "must be a mapping such as"),
-        ("adapter", {"reward_match": 1}, r"has the options \['agent_match'\], given was \['reward_match'\]"),
+        ("adapter", {"reward_match": 1}, r"has the options \['agent_match', 'credit', .*\], given was \['reward_match'\]"),
     ],
 )
 def test_an_option_that_cannot_be_says_what_to_use(option, value, said):

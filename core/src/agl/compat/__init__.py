@@ -12,7 +12,7 @@ PAGE = "docs/migrate.md"
 
 _HOMES = {
     "agl.compat.baseline": ("Baseline",),
-    "agl.compat.decorators": ("llm_rollout", "prompt_rollout"),
+    "agl.compat.decorators": ("llm_rollout", "prompt_rollout", "reward"),
     "agl.compat.execution": ("SharedMemoryExecutionStrategy",),
     "agl.compat.hooks": ("Hook",),
     "agl.compat.logs": ("configure_logger", "setup_logging"),
@@ -106,7 +106,6 @@ _GONE_BY_REASON: dict[str, tuple[str, ...]] = {
     "say `Trainer(timeout=…, max_attempts=…)`": ("RolloutConfig",),
     "return one number, or None after `agl.emit_reward`": ("RolloutRawResult",),
     "give objects, or names of installed drivers; `agl plugins` lists them": ("build_component",),
-    "write `agl.emit_reward(value)`, or give `reward=` to `agl.agent`": ("reward",),
     "write `agl.emit_object(value, name)`": ("emit_annotation",),
     "an exception is recorded where it leaves the agent or a `with agl.operation(name):` block": ("emit_exception",),
     "rewards of a rollout are `result.rewards`": ("get_rewards_from_span",),
