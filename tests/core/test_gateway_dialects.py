@@ -298,3 +298,19 @@ async def test_the_version_of_anthropics_api_does_not_matter(desk, version):
     headers = {} if version is None else {"anthropic-version": version}
     status, answer, _ = await desk.post("/messages", {"model": "m", "max_tokens": 99, "messages": USER}, headers=headers)
     assert (status, answer["content"][0]["text"]) == (200, "the answer is 42")
+
+
+async def test_refused_calls_of_one_idempotency_key_each_leave_a_span(desk):
+    for _ in range(2):
+        status, _, _ = await desk.post("/responses", {"tools": 5, "input": "x"}, headers={"Idempotency-Key": "one"})
+        assert status == 400
+    spans = await desk.spans()
+    assert [call_of(span).http_status for span in spans] == [400, 400]
+    assert call_of(spans[1]).retry_of == spans[0].span_id
+
+
+async def test_what_is_nested_without_end_is_refused(desk):
+    body = b'{"messages": ' + b"[" * 150 + b"]" * 150 + b"}"
+    for raw in (body, b'{"messages": ' + b"[" * 50_000):
+        status, answer, _ = await desk.post(raw=raw)
+        assert (status, answer["error"]["code"]) == (400, "invalid_json")

@@ -252,6 +252,18 @@ def test_embeddings_and_lookups_stay_on_the_users_endpoint(server, users):
     assert not server.requests
 
 
+def test_what_responses_leave_at_the_endpoint_is_looked_up_there(server, users):
+    openai_sdk.install()
+    with context.entered(make_attempt(server)) as attempt:
+        sync_client(users).conversations.create()
+        sync_client(users).responses.input_tokens.count(model="m", input="x")
+    assert [request.path for request in server.requests] == ["/r/ro0/at0/v1/conversations", "/r/ro0/at0/v1/responses/input_tokens"]
+    assert [attempt_of(request) for request in server.requests] == [0, 0]
+    assert (attempt.last_call, users.requests) == (None, [])
+    sync_client(users).conversations.create()
+    assert [request.path for request in users.requests] == ["/v1/conversations"]
+
+
 def test_a_role_in_any_script_travels(server, users):
     openai_sdk.install()
     with context.entered(make_attempt(server)), context.role("检索/ü"):

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 from agl import context, hookspecs
-from agl.builtin.sdk_calls import PATHS, Call
+from agl.builtin.sdk_calls import KEPT, PATHS, Call, Lookup
 from agl.context import ActiveAttempt
 from agl.patching import Patch, Patches
 
@@ -62,12 +62,14 @@ def _async_request(original: Callable[..., Any]) -> Callable[..., Any]:
     return request
 
 
-def _call(options: Any) -> Call | None:
+def _call(options: Any) -> Call | Lookup | None:
     """The call of an attempt that these options ask for; None for all others."""
     attempt = context.current()
-    if attempt is None or options.url not in PATHS or options.method.lower() != "post":
+    if attempt is None:
         return None
-    return Call(attempt, options)
+    if options.url.startswith(KEPT):
+        return Lookup(attempt, options)
+    return Call(attempt, options) if options.url in PATHS and options.method.lower() == "post" else None
 
 
 def _lacking() -> list[str]:

@@ -18,6 +18,8 @@ from agl.spans import SpanKind
 
 PATHS = frozenset({"/chat/completions", "/completions", "/responses"})
 """Calls that sample from a language model; embeddings, files and the rest stay on the user's endpoint."""
+KEPT = ("/responses/", "/conversations")
+"""What these calls leave with who answered them, by the beginning of its path: it is looked up there."""
 OWN_FAILED = "the agent's own endpoint failed: "
 _SAFE = "/ :,;@()[]<>=+&!$'*"
 
@@ -90,6 +92,25 @@ class Call:
             attempt.call_spans[span_id] = attempt.call_spans.get(self.call_id, self.call_id)
         if attempt.last_call == self._last_call:  # else a gateway in this process has told, with the id of the try that succeeded
             attempt.last_call = self.call_id
+
+
+class Lookup:
+    """A request for what an earlier call left at its endpoint; it is no call itself.
+
+    Args:
+        attempt: that it is made in.
+        options: of the SDK; they belong to the user and are never changed.
+    """
+
+    def __init__(self, attempt: ActiveAttempt, options: Any) -> None:
+        role = context.current_role()
+        llm = attempt.llm_for(role)
+        update = {} if llm is None else _redirected(options, attempt, llm, secrets.token_hex(8), role)
+        self.options = options.model_copy(update=update) if update else options
+
+    def made(self) -> contextlib.AbstractContextManager[None]:
+        """Around the request: nothing is noted of it."""
+        return contextlib.nullcontext()
 
 
 def _body(options: Any) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, cast
 from urllib.parse import unquote
 
@@ -36,6 +36,8 @@ RESPONSES = Responses()
 DIALECTS: Mapping[str, Dialect] = {"chat/completions": CHAT, "completions": Completions(), "responses": RESPONSES, "messages": MESSAGES}
 """By the path after `/v1/`."""
 COUNTS: Mapping[str, Dialect] = {"responses/input_tokens": RESPONSES, "messages/count_tokens": MESSAGES}
+MAX_NESTING = 100
+"""Lists and objects in each other in a request."""
 PASSED = ("models", "embeddings")
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -88,7 +90,9 @@ class Routes:
             try:
                 return await handler(request)
             except RecursionError:
-                problem = Problem(400, "the body is nested too deeply", "invalid_json")
+                problem = Problem(
+                    400, f"the body is nested too deeply: more than {MAX_NESTING} lists and objects in each other", "invalid_json"
+                )
             except Problem as told:
                 problem = told
             spoken = dialect or (MESSAGES if "anthropic-version" in request.headers else CHAT)
@@ -113,12 +117,12 @@ class Routes:
             told = asked.pop(OVERRIDDEN_FIELD, None)
             llm = opened.upstream(asked.get("model"), _unquoted(request, LLM_HEADER))
             exchange = self._exchange(request, opened, dialect, asked, llm)
+            seed = call_seed(opened.attempt.rollout.seed, exchange.role, opened.number(exchange.role, exchange.call_id))
             try:
                 reading = dialect.read(asked, opened.memory)
             except Problem as problem:
                 record(self._recorder, opened, exchange, None, problem.status, problem.message, problem.infrastructure)
                 raise
-            seed = call_seed(opened.attempt.rollout.seed, exchange.role, opened.number(exchange.role, exchange.call_id))
             exchange.sent, overridden = upstream_body(reading.chat, llm, opened.attempt.rollout, seed, dialect.token_fields)
             exchange.overridden = {**cast(dict[str, Any], told), **overridden} if isinstance(told, dict) else overridden
             return await self._forwarder.call(request, dialect, reading, opened, exchange, llm)
@@ -203,9 +207,25 @@ class Routes:
 
 async def _body(request: web.Request) -> dict[str, Any]:
     try:
-        return msgspec.json.decode(await request.read(), type=dict[str, Any])
-    except (msgspec.DecodeError, RecursionError) as error:
+        body = msgspec.json.decode(await request.read(), type=dict[str, Any])
+    except msgspec.DecodeError as error:
         raise Problem(400, f"the body is not a JSON object: {error}", "invalid_json") from None
+    _check_nesting(body)
+    return body
+
+
+def _check_nesting(body: dict[str, Any]) -> None:
+    """What is nested without end could be recorded, and not be read again."""
+    level: list[Any] = [body]
+    for _ in range(MAX_NESTING):
+        level = [inner for held in level for inner in _inside(held) if type(inner) is dict or type(inner) is list]
+        if not level:
+            return
+    raise RecursionError
+
+
+def _inside(held: Any) -> Iterable[Any]:
+    return cast("dict[str, Any]", held).values() if type(held) is dict else cast("list[Any]", held)
 
 
 def _unquoted(request: web.Request, header: str) -> str | None:
