@@ -5,6 +5,7 @@ A radix tree over token ids: each node is the end of a call (its prompt + respon
 
 from __future__ import annotations
 
+import itertools
 from array import array
 from collections.abc import Hashable, Iterator, Sequence
 from enum import StrEnum
@@ -173,10 +174,16 @@ def _common(one: bytes, other: bytes) -> int:
 
 
 def _resumes(sampled: bytes, given: bytes) -> bool:
-    """Whether two paths that part here are alike again a few tokens later. One token for another is a change of the text."""
+    """Whether two paths that part here are alike again a few tokens later, with other tokens between in both.
+
+    Tokens that are missing or new on one side only are a change of the text, and so is one token for another.
+    """
     one, other = array("q", sampled[: (_RESYNC + 2) * TOKEN]), array("q", given[: (_RESYNC + 2) * TOKEN])
-    places = [(i, j) for i in range(1, min(_RESYNC, len(one) - 1) + 1) for j in range(1, min(_RESYNC, len(other) - 1) + 1) if i + j > 2]
-    return any(one[i : i + 2] == other[j : j + len(one[i : i + 2])] for i, j in places)
+    places = itertools.product(range(min(_RESYNC + 1, len(one))), range(min(_RESYNC + 1, len(other))))
+    for i, j in sorted(places, key=sum):
+        if one[i : i + 2] == other[j : j + len(one[i : i + 2])]:
+            return min(i, j) > 0 and i + j > 2
+    return False
 
 
 def _cut(prompt: bytes, asked: bytes, answered: bytes, matched: int) -> Mismatch | None:

@@ -37,7 +37,7 @@ def _check(name: str, value: Any, max_attempts: int) -> None:
     if name not in _CHOICES:
         why = "; what is stopped from outside is always excluded" if name == Failure.CANCELLED else ""
         why = "; a missing reward is always missing" if name == Failure.REWARD else why
-        raise ConfigError(f"`failures` has the classes {sorted(_CHOICES)}, given was {name!r}{why}")
+        raise ConfigError(f"`failures` has the classes {sorted(map(str, _CHOICES))}, given was {name!r}{why}")
     number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
     if not (number and name in _FREE) and value not in _CHOICES[name]:
         or_number = " or a number" if name in _FREE else "; it says nothing of the agent, so no reward may come of it"

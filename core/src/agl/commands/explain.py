@@ -12,6 +12,7 @@ from agl.settings import DEFAULT_STORE
 if TYPE_CHECKING:
     from agl.explain import Explained, ExplainedCall
 
+_WIDE = 240
 _store = click.option("--store", default=DEFAULT_STORE, show_default=True, help="Path or URL of the store.")
 
 
@@ -68,13 +69,15 @@ def _must_exist(store: str) -> None:
 
 def _show(told: Explained) -> None:
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
     console = Console(highlight=False, soft_wrap=True)
+    if not console.is_terminal:  # in a file no line has to end early
+        console.width = _WIDE
     for line in _head(told):
         console.print(line, markup=False)
     columns = ("#", "call", "role", "goes on from", "prompt+sampled", "finish", "reward", "advantage", "weight", "trained", "why")
-    table = Table(*columns, box=None, pad_edge=False)
+    table = Table(*(Column(name, no_wrap=name != "why") for name in columns), box=None, pad_edge=False)
     for call in told.calls:
         table.add_row(*_row(call))
     if told.calls:
