@@ -386,6 +386,20 @@ async def test_a_run_is_sent_with_its_ids_its_messages_and_its_rewards(desk, col
     ]
 
 
+async def test_tokens_are_counted_once(desk, collector):
+    def chat(span_id):
+        counts = [{"key": "gen_ai.operation.name", "value": {"stringValue": "chat"}}]
+        return json_span(span_id, attributes=[*counts, {"key": "gen_ai.usage.input_tokens", "value": {"intValue": "7"}}])
+
+    await desk.send(chat(CALL), json_span(HTTP, parentSpanId=CALL), chat(AGENT))
+    await desk.call(traceparent=f"00-{TRACE}-{HTTP}-01")
+    await desk.end()
+    await export_otlp(desk.store, "run", collector.url)
+    told = {span.span_id.hex(): attributes(span).get("gen_ai.usage.input_tokens") for span in collector.spans()}
+    assert (told[CALL], told[AGENT]) == (None, 7)
+    assert sorted(count for count in told.values() if count) == [5, 7]
+
+
 async def test_what_came_in_goes_out_as_it_was_in_json(desk, collector):
     await desk.send(json_span(AGENT))
     await desk.end()

@@ -242,6 +242,12 @@ async def test_no_key_of_an_upstream_reaches_the_program(run, program, server, m
     assert "127.0.0.1" in told["NO_PROXY"].split(",")
 
 
+async def test_a_key_that_is_none_takes_no_variables_away(run, program, server):
+    agent = program("print(os.environ['PATH']); print(1)")
+    (result,) = await run(agent, llm=LLM(endpoint=server.base_url(), model="policy", api_key="/"))
+    assert result.output.splitlines()[0] == os.environ["PATH"]
+
+
 async def test_without_a_model_among_the_resources_the_program_has_its_own_endpoint(run, monkeypatch):
     monkeypatch.setenv("OPENAI_BASE_URL", "http://mine/v1")
     (result,) = await run(agl.command("echo $OPENAI_BASE_URL; echo 1"))

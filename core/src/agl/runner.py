@@ -39,6 +39,8 @@ from agl.transitions import was_cut
 log = logging.getLogger("agl")
 
 HEARTBEAT_SECONDS = 10.0
+SECRET_LENGTH = 8
+"""Characters from which on a key is taken for one: servers that want none are given words such as `EMPTY`."""
 OUTPUT_LIMIT = 20_000
 """Characters kept of an agent's output."""
 
@@ -194,7 +196,7 @@ class AttemptRunner:
         resources = await self._load(rollout.resources_version)
         upstreams = resources.llms()
         attempt = await self._activate(rollout, resources)
-        keys = [llm.api_key for llm in upstreams.values() if llm.api_key]
+        keys = [llm.api_key for llm in upstreams.values() if llm.api_key and len(llm.api_key) >= SECRET_LENGTH]
         attempt.is_secret = lambda text: any(key in text for key in keys)
         started = time.time()
         self.running.add(attempt.attempt_id)

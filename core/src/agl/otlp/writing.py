@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, cast
 
 import msgspec
@@ -25,6 +26,7 @@ OPENINFERENCE = {
     SpanKind.REWARD: "EVALUATOR",
 }
 """A framework's own view of a call is no second LLM span: tokens and costs are counted once."""
+_USAGE = ("gen_ai.usage.", "llm.token_count.")
 _TOKEN_COUNTS = {
     "gen_ai.usage.input_tokens": "llm.token_count.prompt",
     "gen_ai.usage.output_tokens": "llm.token_count.completion",
@@ -35,6 +37,7 @@ _TOKEN_COUNTS = {
 def spans_to_send(result: RolloutResult) -> list[OTLPSpan]:
     """The spans of a rollout's latest attempt, in one trace, with its rewards as events."""
     root = next((span for span in result.spans if span.parent_id is None), None)
+    views = _views(result.spans)
     known = {span.span_id for span in result.spans}
     made: list[OTLPSpan] = []
     for span in result.spans:
@@ -43,8 +46,25 @@ def spans_to_send(result: RolloutResult) -> list[OTLPSpan]:
         about = _about_rollout(result) if span is root else {}
         if span.trace_id != trace_id:
             about["agl.trace_id"] = span.trace_id
+        if span.span_id in views:  # None leaves an attribute out
+            about |= {name: None for name in span.attributes if name.startswith(_USAGE)}
         made.append(_span(span, trace_id, about, judged, known, root))
     return made
+
+
+def _views(spans: Sequence[Span]) -> set[str]:
+    """The agent's own views of calls that the gateway recorded below them."""
+    by_id = {span.span_id: span for span in spans}
+    found: set[str] = set()
+    for span in spans:
+        above = by_id.get(span.parent_id or "") if span.kind == SpanKind.LLM else None
+        seen: set[str] = set()
+        while above is not None and above.span_id not in seen:
+            seen.add(above.span_id)
+            if above.kind == SpanKind.MODEL:
+                found.add(above.span_id)
+            above = by_id.get(above.parent_id or "")
+    return found
 
 
 def _judges(reward: Reward, span: Span, root: Span | None, known: set[str]) -> bool:
