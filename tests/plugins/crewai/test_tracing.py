@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from urllib.parse import unquote
 
 import crewai
 import pytest
@@ -84,6 +85,31 @@ async def test_a_coworker_works_below_the_manager_that_delegates_to_it(attempts,
     assert tree(attempt) == [["office", ["judge", ["Crew Manager", call, delegated, call]]]]
 
 
+async def test_a_manager_delegates_to_both_of_its_agents_one_of_them_with_a_tool(attempts, team, model, script, tree, captured_once):
+    work = [{"task": "add", "context": "none", "coworker": "Solver of sums"}, {"task": "judge", "context": "none", "coworker": "Critic"}]
+
+    def answer(body):
+        offered = {item["function"]["name"] for item in body.get("tools", ())}
+        done = sum(message["role"] == "tool" for message in body["messages"])
+        if "delegate_work_to_coworker" in offered and done < len(work):
+            return Reply(None, [("delegate_work_to_coworker", work[done])])
+        return asks_for("add", a=1, b=2)(body)
+
+    script["answer"] = answer
+    crew = team(process=Process.hierarchical, manager_llm=model(), name="office")
+    crew.tasks = [Task(name="both", description="Do it", expected_output="A word")]  # of no agent: the manager may ask all
+    _, attempt = await attempts.run(crew, {"topic": "sums"})
+    manager, solver = "office/Crew Manager", "office/Crew Manager/Solver of {topic}"
+    assert [unquote(role) for role in attempts.roles()] == [manager, solver, solver, manager, f"{manager}/Critic", manager]
+    call = ["chat users-model"]
+    delegated = [["Solver of {topic}", call, ["add"], call], ["Critic", call]]
+    below = [part for member in delegated for part in (call, ["delegate_work_to_coworker", member])]
+    assert tree(attempt) == [["office", ["both", ["Crew Manager", *below, call]]]]
+    (reward,) = attempt.rewards()
+    assert (reward.value, reward.span_id) == (3.0, attempts.calls()[1].headers["x-agl-call"])
+    captured_once(attempts, attempt)
+
+
 def make_flow(team, member, model):
     class Report(Flow):
         @start()
@@ -133,9 +159,10 @@ async def test_tasks_at_the_same_time_keep_their_roles_and_rewards(attempts, mem
     assert {reward.span_id for reward in attempt.rewards()} == asked
 
 
-async def test_a_function_that_runs_crews_for_several_inputs_is_traced_and_the_users_role_goes_in_front(attempts, team, tree):
+@pytest.mark.parametrize("kickoff", ["akickoff_for_each", "kickoff_for_each_async"])
+async def test_a_function_that_runs_crews_for_several_inputs_is_traced_and_the_users_role_goes_in_front(attempts, team, tree, kickoff):
     with attempts.inside() as attempt, agl.role("mine"):
-        outputs = await team().akickoff_for_each([{"topic": "one"}, {"topic": "two"}])
+        outputs = await getattr(team(), kickoff)([{"topic": "one"}, {"topic": "two"}])
     assert len(outputs) == 2
     assert set(attempts.roles()) == {"mine/crew/Solver of %7Btopic%7D", "mine/crew/Critic"}
     assert len(attempts.roles()) == 4

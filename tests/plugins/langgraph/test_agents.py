@@ -122,6 +122,42 @@ async def test_a_supervisor_with_two_agents_and_parallel_branches_is_one_tree_wi
         assert ["plan"] in next(branch for branch in root if branch[0] == "supervisor")
 
 
+class Facts(TypedDict, total=False):
+    facts: Annotated[list[str], operator.add]
+
+
+def desk(model, *steps):
+    """A sub-graph whose nodes ask the model one after the other."""
+
+    def asking(step):
+        return lambda state: {"facts": [model.invoke(f"{step} {state['topic']}").content]}
+
+    return StateGraph(Team, output_schema=Facts).add_sequence([(step, asking(step)) for step in steps]).add_edge(START, steps[0]).compile()
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+async def test_two_sub_graphs_that_a_supervisor_sends_work_to_at_once_keep_their_roles(attempts, model, script, tree, asynchronous):
+    def supervisor(state):
+        model.invoke("plan")
+        return Command(goto=[Send("research", {"topic": "cats"}), Send("research", {"topic": "dogs"}), Send("write", {"topic": "both"})])
+
+    script["answer"] = lambda body: body["messages"][-1]["content"]
+    graph = StateGraph(Team).add_node(supervisor, destinations=("research", "write")).add_edge(START, "supervisor")
+    graph = graph.add_node("research", desk(model, "search", "note")).add_node("write", desk(model, "draft")).compile(name="office")
+    with attempts.inside() as attempt:
+        result = await graph.ainvoke({}) if asynchronous else await asyncio.to_thread(graph.invoke, {})
+    sent = {"search cats", "note cats", "search dogs", "note dogs", "draft both"}
+    assert set(result["facts"]) == sent
+    assert attempts.said() == sorted(
+        [("plan", "supervisor"), ("draft both", "write/draft")]
+        + [(f"{step} {topic}", f"research/{step}") for step in ("search", "note") for topic in ("cats", "dogs")]
+    )
+    (root,) = tree(attempt)
+    assert sorted(branch[0] for branch in root[1:]) == ["research", "research", "supervisor", "write"]
+    names = [attempts.parent_of(attempt, said).name for said in sent]
+    assert names == ["ChatOpenAI"] * len(sent)
+
+
 def test_each_parallel_branch_keeps_the_rewards_of_its_own_call(attempts, model):
     def judge(state):
         model.invoke(state["topic"])
