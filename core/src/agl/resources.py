@@ -19,6 +19,10 @@ class LLM(msgspec.Struct, frozen=True, kw_only=True, tag="llm"):
 
     endpoint: str
     """Base URL, with its `/v1`."""
+    endpoints: tuple[str, ...] = ()
+    """Base URLs of further servers of the same model: each rollout's calls stay with one of them all, as long as it works."""
+    deadline: float | None = None
+    """Seconds that a call may take in all; None for no limit but that no endpoint may be silent for longer than ten minutes."""
     model: str
     """Model name to send in requests."""
     api_key: str | None = None

@@ -450,7 +450,8 @@ class Trainer:
             raise ConfigError('without an algorithm the agent needs `initial_resources={"main_llm": agl.LLM(endpoint=…, model=…)}`')
         for name, llm in self.initial_resources.items():
             if isinstance(llm, LLM):
-                _check_endpoint(name, llm.endpoint)
+                for endpoint in (llm.endpoint, *llm.endpoints):
+                    _check_endpoint(name, endpoint)
 
     def _config(self) -> dict[str, Any]:
         """What a resumed run must share with its beginning, as JSON."""

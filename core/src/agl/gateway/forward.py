@@ -12,6 +12,8 @@ from aiohttp import web
 
 from agl.gateway.attempts import OpenAttempt
 from agl.gateway.dialects import Dialect, Reading
+from agl.gateway.endpoints import Endpoints, Patience
+from agl.gateway.gate import Gate, Paused
 from agl.gateway.problems import Problem
 from agl.gateway.record import Exchange, make_span
 from agl.gateway.recorder import Recorder
@@ -29,11 +31,14 @@ class Forwarder:
 
     Args:
         recorder: where spans go.
+        patience: with endpoints that do not answer.
     """
 
-    def __init__(self, recorder: Recorder) -> None:
+    def __init__(self, recorder: Recorder, patience: Patience | None = None) -> None:
         self._recorder = recorder
         self._session: aiohttp.ClientSession | None = None
+        self.endpoints = Endpoints(self._look, patience)
+        self.gate = Gate()
 
     async def start(self) -> None:
         """Be ready for calls."""
@@ -43,6 +48,7 @@ class Forwarder:
 
     async def stop(self) -> None:
         """Let go of connections."""
+        await self.endpoints.stop()
         if self._session is not None:
             await self._session.close()
 
@@ -51,6 +57,11 @@ class Forwarder:
         assert self._session is not None
         headers = {"Authorization": f"Bearer {llm.api_key}"} if llm.api_key else {}
         return self._session.request(method, f"{llm.endpoint.rstrip('/')}/{path}", headers=headers | body.pop("headers", {}), **body)
+
+    def _look(self, endpoint: str) -> Any:
+        """A request that shows whether an endpoint answers. Without its key: a refusal is an answer, too."""
+        assert self._session is not None
+        return self._session.get(f"{endpoint.rstrip('/')}/models", timeout=aiohttp.ClientTimeout(total=CONNECT_SECONDS))
 
     async def call(
         self, request: web.Request, dialect: Dialect, reading: Reading, opened: OpenAttempt, exchange: Exchange, llm: LLM
@@ -62,19 +73,34 @@ class Forwarder:
             asyncio.CancelledError: the client went away, or the attempt ended.
         """
         call = _Call(self._recorder, dialect, reading, opened, exchange, llm)
+
+        def send(endpoint: str) -> Any:
+            exchange.tries += 1
+            exchange.endpoint = endpoint if llm.endpoints else None
+            return self.request(msgspec.structs.replace(llm, endpoint=endpoint), "POST", dialect.path, json=exchange.sent)
+
         with opened.calling():
             try:
-                async with self.request(llm, "POST", dialect.path, json=exchange.sent) as upstream:
+                async with (
+                    self.gate.passed(llm.model),
+                    asyncio.timeout(llm.deadline) as deadline,
+                    self.endpoints.reach(llm, opened.attempt.rollout.rollout_id, send) as upstream,
+                ):
                     if upstream.status == 200 and upstream.content_type == "text/event-stream":
-                        return await call.stream(request, upstream)
+                        until = deadline.when()
+                        deadline.reschedule(None)  # from here on the client can only be told in the stream
+                        return await call.stream(request, upstream, until)
                     raw = await upstream.read()
                 return call.whole(upstream, raw)
             except (asyncio.CancelledError, _ClientGone):
                 why = "the attempt ended" if opened.ended else "the client went away"
                 call.record(response=None, status=499, error=why)
                 raise asyncio.CancelledError(why) from None
+            except Paused as problem:
+                call.record(response=None, status=problem.status, error=problem.message, infrastructure=True)
+                raise
             except (aiohttp.ClientError, TimeoutError) as error:
-                problem = unreachable(llm, error)
+                problem = unreachable(msgspec.structs.replace(llm, endpoint=exchange.endpoint or llm.endpoint), error)
                 call.record(response=None, status=502, error=problem.message, infrastructure=True)
                 raise problem from error
 
@@ -105,25 +131,26 @@ class _Call:
         kind = "application/json" if self._dialect.translated else upstream.content_type
         return web.Response(status=status, body=self._dialect.refusal(status, raw), content_type=kind, headers=headers)
 
-    async def stream(self, request: web.Request, upstream: aiohttp.ClientResponse) -> web.StreamResponse:
-        """The client's answer to a stream, written as it arrives."""
+    async def stream(self, request: web.Request, upstream: aiohttp.ClientResponse, until: float | None) -> web.StreamResponse:
+        """The client's answer to a stream, written as it arrives; it must have ended at the event loop's time `until`."""
         headers = {"Content-Type": "text/event-stream", "Cache-Control": "no-cache", SPAN_HEADER: self._exchange.span_id}
         response = web.StreamResponse(headers=headers)
         assembler, writer = self._reading.assembler(), self._reading.writer(self._exchange.span_id)
         body, error, ending = None, None, b""
         await _to_client(response.prepare(request))
         try:
-            async for data in upstream.content.iter_any():
-                lines = list(assembler.lines(data))
-                if self._exchange.first_token_at is None and any(line.tokens for line in lines):
-                    self._exchange.first_token_at = time.time()
-                await _to_client(response.write(writer.write(lines)))
+            async with asyncio.timeout_at(until):
+                async for data in upstream.content.iter_any():
+                    lines = list(assembler.lines(data))
+                    if self._exchange.first_token_at is None and any(line.tokens for line in lines):
+                        self._exchange.first_token_at = time.time()
+                    await _to_client(response.write(writer.write(lines)))
             ending = writer.write(list(assembler.last()))
             body = assembler.finished()
             error = assembler.error or (None if assembler.complete else "the endpoint's stream ended before its end")
             ending += b"" if error else writer.end(body)
         except (aiohttp.ClientError, TimeoutError, msgspec.DecodeError) as failure:
-            error = f"the endpoint's stream broke: {type(failure).__name__}: {failure}"
+            error = f"the endpoint's stream broke: {_said(failure, self._llm)}"
         except Problem as problem:
             error = problem.message
         self.record(response=None if error else body, status=200, error=error, infrastructure=error is not None)
@@ -174,8 +201,12 @@ async def _to_client(writing: Any) -> None:
 
 def unreachable(llm: LLM, error: Exception) -> Problem:
     """An endpoint that gave no answer at all."""
-    message = f"the endpoint {llm.endpoint} failed: {type(error).__name__}: {error}"
-    return Problem(502, message, "upstream_failed", infrastructure=True)
+    return Problem(502, f"the endpoint {llm.endpoint} failed: {_said(error, llm)}", "upstream_failed", infrastructure=True)
+
+
+def _said(error: Exception, llm: LLM) -> str:
+    late = type(error) is TimeoutError and llm.deadline is not None
+    return f"{type(error).__name__}: {f'the deadline of {llm.deadline:g} s is over' if late else error}"
 
 
 def without_key(raw: bytes, llm: LLM) -> bytes:

@@ -33,6 +33,10 @@ class Exchange(msgspec.Struct, kw_only=True):
     retry_count: int = 0
     """Of the client's SDK: how often it has sent this before."""
     first_token_at: float | None = None
+    endpoint: str | None = None
+    """Address that the call went to last, where the model has several."""
+    tries: int = 0
+    """Requests that were made for this one."""
 
 
 def upstream_body(
@@ -174,5 +178,7 @@ def _attributes(exchange: Exchange, response: dict[str, Any]) -> dict[str, Any]:
         "gen_ai.usage.input_tokens": usage.get("prompt_tokens"),
         "gen_ai.usage.output_tokens": usage.get("completion_tokens"),
         "agl.retry_count": exchange.retry_count or None,
+        "agl.endpoint": exchange.endpoint,
+        "agl.tries": exchange.tries if exchange.tries > 1 else None,
     }
     return {name: value for name, value in values.items() if value is not None}

@@ -8,7 +8,8 @@ the attempt's own. The upstream's key stays here.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+import contextlib
+from collections.abc import AsyncGenerator, Collection, Mapping
 
 import msgspec
 from aiohttp import web
@@ -16,7 +17,9 @@ from aiohttp import web
 from agl.context import ActiveAttempt
 from agl.errors import ConfigError, GatewayError
 from agl.gateway.attempts import OpenAttempt
+from agl.gateway.endpoints import Patience
 from agl.gateway.forward import Forwarder
+from agl.gateway.gate import PAUSE_SECONDS
 from agl.gateway.recorder import Recorder
 from agl.gateway.routes import Routes
 from agl.resources import LLM
@@ -32,13 +35,14 @@ class Gateway:
         store: where spans go.
         host: address to bind; the loopback unless told.
         port: 0 for any free one.
+        patience: with endpoints that do not answer.
     """
 
-    def __init__(self, store: Store, *, host: str = "127.0.0.1", port: int = 0) -> None:
+    def __init__(self, store: Store, *, host: str = "127.0.0.1", port: int = 0, patience: Patience | None = None) -> None:
         self._host, self._port = host, port
         self._open: dict[str, OpenAttempt] = {}
         self._recorder = Recorder(store)
-        self._forwarder = Forwarder(self._recorder)
+        self._forwarder = Forwarder(self._recorder, patience)
         self._runner: web.AppRunner | None = None
         self.url = ""
 
@@ -92,10 +96,30 @@ class Gateway:
         url = f"{self.url}/r/{attempt.rollout.rollout_id}/{attempt.attempt_id}/v1"
         return {
             name: msgspec.structs.replace(
-                llm, endpoint=url, api_key=opened.key, sampling_parameters=llm.parameters(str(attempt.rollout.mode)), eval_parameters={}
+                llm,
+                endpoint=url,
+                endpoints=(),
+                deadline=None,
+                api_key=opened.key,
+                sampling_parameters=llm.parameters(str(attempt.rollout.mode)),
+                eval_parameters={},
             )
             for name, llm in upstreams.items()
         }
+
+    @contextlib.asynccontextmanager
+    async def paused(self, models: Collection[str] | None = None, *, timeout: float = PAUSE_SECONDS) -> AsyncGenerator[None]:
+        """For a change of weights: no call to these models (all, when none are named) is on its way in the block; new ones wait for its end.
+
+        Args:
+            timeout: seconds to wait for the calls that are on their way.
+
+        Raises:
+            GatewayError: they did not end in time; then nothing is paused any more.
+        """
+        with self._forwarder.gate.paused(models):
+            await self._forwarder.gate.drained(models, timeout)
+            yield
 
     async def close(self, attempt_id: str) -> None:
         """End an attempt's access, and its calls that are on their way; returns when all its calls are in the store.
@@ -108,4 +132,5 @@ class Gateway:
             return
         if calls := opened.stop_calls():
             await asyncio.wait(calls)
+        self._forwarder.endpoints.forget(opened.attempt.rollout.rollout_id)
         await self._recorder.written()
