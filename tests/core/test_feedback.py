@@ -100,6 +100,8 @@ def test_the_command_gives_it_and_says_what_it_judges(store_path, store, ended):
     done = CliRunner().invoke(command, [ended, "0.25", "--call", "1b", "--name", "style", "--store", str(store_path)])
     assert done.output == f"{ended}: style = 0.25 (feedback), for call {'1b' * 8}\n"
     assert result_of(store, ended).rewards[0].value == 0.25
+    done = CliRunner().invoke(command, [ended, "-0.5", "--store", str(store_path)])
+    assert done.output == f"{ended}: reward = -0.5 (feedback), for the whole rollout\n"
     missing = CliRunner().invoke(command, [ended, "1", "--store", "nowhere.sqlite"])
     assert isinstance(missing.exception, NotFoundError)
 

@@ -152,7 +152,7 @@ def agl_group_reward(group: Group) -> GroupJudgements | Awaitable[GroupJudgement
 
 @spec("decision", runs="once per finished rollout, when its transitions are made", first_result=True)
 def agl_assign_credit(result: RolloutResult, transitions: Sequence[Transition]) -> Sequence[Transition] | None:
-    """Spread the rewards of a rollout over its transitions: the same transitions with their `reward` set.
+    """Spread the rewards of a rollout over its transitions: the same transitions with their `reward` (and `step_advantage`) set.
 
     Args:
         result: the finished rollout with its rewards.

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import msgspec
 import pytest
 
+from agl.calltree import Mismatch
 from agl.errors import DataError
+from agl.resources import LLM, Resources
 from agl.results import Group, RolloutResult
 from agl.rewards import Reward
 from agl.rollouts import Attempt, AttemptStatus, Failure, Rollout
+from agl.spans import Span, SpanKind
 from agl.tasks import Task
-from agl.transitions import Transition
-from agl.untrained import why_untrained
+from agl.transitions import NO_LOGPROBS, Transition
+from agl.untrained import lacking, why_untrained
 from agl_grpo.collect import group_metrics, learning_rows, shuffled
 
 TASK = Task(task_id="t", data={})
@@ -109,3 +113,57 @@ def test_metrics_count_what_was_used_left_out_and_failed():
     assert metrics["excluded"] == 1
     assert metrics["failures"] == {"agent": 1, "infrastructure": 1}
     assert (metrics["calls"], metrics["calls_trained"], metrics["sampled_tokens"]) == (2, 1, 4)
+
+
+def test_each_task_is_compared_within_itself_however_many_rows_its_rollouts_have():
+    rows_of_a = [result(0, 1.0, [transition(n, reward=1.0) for n in range(3)]), result(1, 0.0, [transition(3, reward=0.0)])]
+    rows_of_b = [result(n, 0.0, [transition(2 * n + m, reward=0.0) for m in range(2)]) for n in range(2, 4)]
+    rows, advantages = learning_rows([group(*rows_of_a), group(*rows_of_b)], "dr_grpo")
+    assert [values[-1] for values in advantages] == [0.5, 0.5, 0.5, -0.5, 0.0, 0.0, 0.0, 0.0]
+    assert len(rows) == 8  # none is dropped to make a round number
+
+
+def test_a_role_may_be_compared_only_with_those_siblings_in_which_it_called():
+    ends_well = result(0, 1.0, [transition(0, reward=1.0), transition(1, role="rewriter", reward=1.0)])
+    ends_badly = result(1, 0.0, [transition(2, reward=0.0), transition(3, role="rewriter", reward=0.0)])
+    needs_none = result(2, 1.0, [transition(4, reward=1.0)])
+    found = {}
+    for baseline in ("group", "role"):
+        rows, advantages = learning_rows([group(ends_well, ends_badly, needs_none)], "dr_grpo", baseline)
+        shares = [values[-1] for values in advantages]
+        found[baseline] = [share for row, share in zip(rows, shares, strict=True) if row.transitions[0].role == "rewriter"]
+    assert found["group"] == pytest.approx([1 / 3, -2 / 3])
+    assert found["role"] == pytest.approx([0.5, -0.5])
+
+
+def test_a_step_advantage_is_added_to_that_of_its_rollout_and_the_control_has_none():
+    calls = [transition(0, reward=1.0), msgspec.structs.replace(transition(1, reward=1.0), step_advantage=0.25)]
+    groups = [group(result(0, 1.0, calls), result(1, 0.0, [transition(2, reward=0.0)]))]
+    _, advantages = learning_rows(groups, "dr_grpo")
+    assert [values[-1] for values in advantages] == [0.5, 0.75, -0.5]
+    assert {call.step_advantage for one in shuffled(groups, "0") for item in one.results for call in item.transitions} == {0.0}
+
+
+def test_metrics_count_retries_cut_answers_and_why_prompts_do_not_go_on():
+    cut = msgspec.structs.replace(transition(0, reward=1.0), finish_reason="length", mismatch=Mismatch.NEW)
+    lost = msgspec.structs.replace(transition(1, reward=1.0, untrained="the call failed"), mismatch=Mismatch.REWRITTEN)
+    one = result(0, 1.0, [cut, lost])
+    again = msgspec.structs.replace(one.rollout.attempt, number=3)
+    one = msgspec.structs.replace(one, rollout=msgspec.structs.replace(one.rollout, attempt=again))
+    metrics = group_metrics([group(one)])
+    assert (metrics["retries"], metrics["truncated"]) == (2, 1)
+    assert (metrics["untrained"], metrics["mismatches"]) == ({"the call failed": 1}, {"new": 1, "rewritten": 1})
+
+
+def test_an_endpoint_that_gives_no_logprobs_is_named_with_what_to_do():
+    span = Span(
+        span_id="s0", trace_id="0", rollout_id="r0", attempt_id="a0", name="chat", kind=SpanKind.LLM, started_at=0.0, ended_at=1.0,
+        attributes={"gen_ai.request.model": "policy"},
+    )  # fmt: skip
+    one = msgspec.structs.replace(result(0, 1.0, [transition(0, reward=1.0, untrained=NO_LOGPROBS)]), spans=(span,))
+    resources = Resources(version=0, values={"main_llm": LLM(endpoint="http://there/v1", model="policy", version="0")})
+    says = r"1 calls: the endpoint gave no logprob for each token\. http://there/v1 \(model `policy`\): Its server must answer .*vLLM from 0\.10\.2"
+    with pytest.raises(DataError, match=says):
+        learning_rows([group(one)], "grpo", resources=resources)
+    (told,) = lacking([group(one)], resources)
+    assert str(told).startswith(f"1 calls (roles writer) teach nothing, since {NO_LOGPROBS}: http://there/v1 (model `policy`). Its server")

@@ -40,7 +40,7 @@ def explain(context: click.Context, rollout: str, store: str, as_json: bool) -> 
     _show(told)
 
 
-@click.command()
+@click.command(context_settings={"ignore_unknown_options": True})  # else a negative number is taken for an option
 @click.argument("rollout")
 @click.argument("value", type=float)
 @click.option("--name", default="reward", show_default=True, help="`reward` is that of the whole rollout.")
