@@ -100,6 +100,16 @@ def test_methods_that_nobody_would_call_are_refused():
         trainer().dev(First(), TASKS)
 
 
+def test_an_agents_resources_are_read_like_a_dict():
+    @agl.rollout
+    def look(task, resources):
+        assert dict(resources) == dict(resources.items()) == PROMPT
+        assert "prompt" in resources
+        return float(len(resources))
+
+    assert trainer().dev(look, TASKS[:1])[0].reward == 1.0
+
+
 @pytest.mark.parametrize("engine", ["jinja", "poml"])
 def test_a_template_of_another_engine_is_refused(engine):
     with pytest.raises(ConfigError, match=f"can be \"f-string\", given was '{engine}'"):

@@ -124,6 +124,10 @@ class Resources(msgspec.Struct, frozen=True, kw_only=True):
         """Names, so that `dict(resources)` works."""
         return self.values.keys()
 
+    def items(self) -> Any:
+        """Names with their resources."""
+        return self.values.items()
+
     def llms(self) -> dict[str, LLM]:
         """The language models among them."""
         return {name: value for name, value in self.values.items() if isinstance(value, LLM)}
