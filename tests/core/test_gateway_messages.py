@@ -145,6 +145,7 @@ def test_choices_of_a_tool_are_put_in_the_words_of_chat_completions(choice, beco
         ({"tools": [{"type": "web_search_20250305", "name": "web_search"}]}, "is a tool that Anthropic defines or runs"),
         ({"messages": [USER, {"role": "assistant", "content": "I"}]}, "the last message is the assistant's"),
         ({"mcp_servers": [{"name": "x"}]}, "`mcp_servers`"),
+        ({"n": 2}, "an answer of this API is one"),
         (
             {"messages": [{"role": "user", "content": [{"type": "image", "source": {"type": "file", "file_id": "f"}}]}]},
             "of the type `file`",

@@ -156,6 +156,7 @@ def test_the_form_of_the_text_becomes_the_response_format():
         ({"tools": [{"type": "file_search", "vector_store_ids": ["v"]}]}, "`file_search` is a tool"),
         ({"tools": [FUNCTION], "tool_choice": {"type": "web_search"}}, "is no choice of a function"),
         ({"background": True}, "`background`"),
+        ({"n": 2}, "an answer of this API is one"),
         ({"prompt": {"id": "pmpt_1"}}, "stored prompts"),
         ({"truncation": "auto"}, "the history is never cut"),
         ({"input": [{"type": "web_search_call", "id": "x"}]}, r"`input\[0\].type`: `web_search_call` has no form"),
@@ -176,6 +177,7 @@ def test_what_chat_completions_have_nothing_for_is_refused_by_name_and_is_not_th
     [
         ({"input": None}, "`input` is needed"),
         ({"input": 5}, "`input` must be a list, given was 5"),
+        ({"messages": []}, "this API takes `input`"),
         ({"input": ["hi"]}, r"`input\[0\]` must be an object"),
         ({"input": [{"role": "king", "content": "x"}]}, r"`input\[0\]\.role` must be one of"),
         ({"input": [{"role": "user", "content": [{"type": "input_text"}]}]}, r"`input\[0\]\.content\[0\]\.text` must be a text"),

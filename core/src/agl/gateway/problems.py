@@ -32,6 +32,16 @@ def unsupported(where: str, what: str, instead: str) -> Problem:
     return Problem(400, f"`{where}`: {what}; {instead}", "unsupported", param=where, infrastructure=True)
 
 
+def check_single(asked: dict[str, Any]) -> None:
+    """Several answers have no form in this dialect: they would be sampled and never seen.
+
+    Raises:
+        Problem: the request asks for them.
+    """
+    if asked.get("n") not in (None, 1):
+        raise unsupported("n", "an answer of this API is one", "leave it out, or ask for chat completions")
+
+
 def shown(value: Any) -> str:
     """A JSON value, cut to one line."""
     text = json.dumps(value, ensure_ascii=True, default=str)

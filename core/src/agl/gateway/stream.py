@@ -89,7 +89,8 @@ class StreamAssembler:
 
     def _chunk(self, chunk: dict[str, Any]) -> None:
         if chunk.get("error"):
-            self.error = str(chunk["error"])
+            told = chunk["error"]
+            self.error = str(cast("dict[str, Any]", told).get("message") or told) if isinstance(told, dict) else str(told)
             return
         for name, value in chunk.items():
             if name not in ("choices", "object") and value is not None:

@@ -10,7 +10,7 @@ from agl.gateway.dialects.blocks import Answer, Block, Kind, answer_of, argument
 from agl.gateway.dialects.messages_input import input_of, messages_of, tools_of
 from agl.gateway.dialects.messages_stream import MessagesWriter
 from agl.gateway.memory import Memory
-from agl.gateway.problems import Problem, invalid, object_of, unsupported
+from agl.gateway.problems import Problem, check_single, invalid, object_of, unsupported
 from agl.gateway.stream import StreamAssembler
 
 _STOPS = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use", "content_filter": "refusal"}
@@ -104,6 +104,7 @@ def chat_of(asked: dict[str, Any], memory: Memory) -> dict[str, Any]:
     for name in _REFUSED:
         if asked.get(name):
             raise unsupported(name, "the endpoint of an attempt speaks chat completions, which have nothing for it", "leave it out")
+    check_single(asked)
     handled = _ELSEWHERE | _WITHOUT_EFFECT | set(_REFUSED)
     chat = {name: value for name, value in asked.items() if name not in handled and value is not None}
     chat = {"messages": messages_of(asked, memory), **chat, **tools_of(asked), **_output(asked)}

@@ -21,8 +21,17 @@ def items_of(given: Any) -> list[dict[str, Any]]:
         Problem: it is neither a text nor a list of objects.
     """
     items = [{"type": "message", "role": "user", "content": given}] if isinstance(given, str) else objects_of(given, "input")
-    known = [{"type": "message"} | item if "role" in item else item for item in items]
+    known = [_whole(item) if "role" in item else item for item in items]
     return [item if isinstance(item.get("id"), str) else {**item, "id": f"item_{secrets.token_hex(8)}"} for item in known]
+
+
+def _whole(message: dict[str, Any]) -> dict[str, Any]:
+    """A message in the form in which it is given again: with the parts of its content."""
+    content = message.get("content")
+    if isinstance(content, str):
+        answered = message.get("role") == "assistant"
+        content = [{"type": "output_text", "text": content, "annotations": []} if answered else {"type": "input_text", "text": content}]
+    return {"type": "message", "status": "completed", **message, "content": content}
 
 
 def messages_of(given: Any, memory: Memory) -> list[dict[str, Any]]:

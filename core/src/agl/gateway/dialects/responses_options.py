@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from agl.gateway.problems import invalid, object_of, objects_of, text_of, unsupported
+from agl.gateway.problems import check_single, invalid, object_of, objects_of, text_of, unsupported
 
 _ELSEWHERE = frozenset({"input", "instructions", "previous_response_id", "conversation", "store"})
 _TRANSLATED = frozenset(
@@ -32,6 +32,9 @@ def options_of(asked: dict[str, Any]) -> dict[str, Any]:
     for name, why in _REFUSED.items():
         if asked.get(name):
             raise unsupported(name, f"the endpoint of an attempt speaks chat completions, and {why}", "leave it out")
+    check_single(asked)
+    if asked.get("messages") is not None:
+        raise invalid("messages", "left out: this API takes `input`", asked["messages"])
     if asked.get("truncation") not in (None, "disabled"):
         raise unsupported("truncation", "the history is never cut", 'leave it out or give "disabled"')
     handled = _ELSEWHERE | _TRANSLATED | _WITHOUT_EFFECT | _REFUSED.keys() | {"truncation"}

@@ -30,7 +30,7 @@ class InAttempt(AbstractCapability[Any]):
     """Names who calls, records the run, and gives it the attempt's model where AGL's core cannot.
 
     The core routes what the OpenAI SDK sends, so that an `OpenAIChatModel` may stay. What is left are models of other SDKs, or
-    of none, and the Responses API, which the gateway does not have.
+    of none. One of OpenAI's Responses API has a chat model in its place, which saves a translation.
     """
 
     attempt: ActiveAttempt
