@@ -5,6 +5,7 @@ A state may hold anything, and a long history at every node. The full text of ev
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Mapping
 from typing import Any, cast
@@ -36,12 +37,12 @@ def jsonable(value: Any) -> Any:
 
 def _copy(value: Any, left: list[int], depth: int) -> Any:
     """`left` holds how many characters may still be kept."""
+    if isinstance(value, str):
+        return _text(value, left)
     if value is None or isinstance(value, (bool, float)):
         return value
     if isinstance(value, int):
         return value if -(2**53) < value < 2**53 else str(value)[:TEXT]
-    if isinstance(value, str):
-        return _text(value, left)
     if left[0] <= 0 or depth > DEPTH:
         return "…"
     fields = _fields(value)
@@ -72,8 +73,13 @@ def _object(fields: Mapping[Any, Any], left: list[int], depth: int) -> dict[str,
             break
         left[0] -= len(name) if isinstance(name, str) else 8
         known = name if isinstance(name, str) else str(name)[:TEXT]
-        copied[known] = SECRET if value is not None and _SECRET_NAME.search(known) else _copy(value, left, depth + 1)
+        copied[known] = SECRET if value is not None and _is_secret(known) else _copy(value, left, depth + 1)
     return copied
+
+
+@functools.lru_cache(1024)  # the same few names come again at every node
+def _is_secret(name: str) -> bool:
+    return _SECRET_NAME.search(name) is not None
 
 
 def _array(values: Any, left: list[int], depth: int) -> list[Any]:
@@ -89,17 +95,20 @@ def _array(values: Any, left: list[int], depth: int) -> list[Any]:
 
 def _fields(value: Any) -> Mapping[Any, Any] | None:
     """Fields of a mapping, a message, a pydantic model or a dataclass; None for anything else."""
-    if isinstance(value, (dict, Mapping)):
+    if isinstance(value, dict):
         return cast("Mapping[Any, Any]", value)
     if isinstance(value, (list, tuple)):
         return None
+    if isinstance(value, Mapping):
+        return cast("Mapping[Any, Any]", value)
     cls: Any = type(cast(object, value))
     held: Any = getattr(cast(object, value), "__dict__", None)
     if not isinstance(held, dict):
         return None
     own = cast("dict[str, Any]", held)
-    if hasattr(cls, "model_fields") and {"type", "content"} <= cls.model_fields.keys():
+    known: Any = getattr(cls, "model_fields", None)
+    if known is not None and "type" in known and "content" in known:
         return {"type": own.get("type")} | {name: own[name] for name in _MESSAGE if own.get(name)}
-    if hasattr(cls, "model_fields") or hasattr(cls, "__dataclass_fields__"):
+    if known is not None or hasattr(cls, "__dataclass_fields__"):
         return {name: field for name, field in own.items() if not name.startswith("_")}
     return None
