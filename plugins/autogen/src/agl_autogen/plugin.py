@@ -1,4 +1,7 @@
-"""Hook implementations for AutoGen AgentChat. Importing this module imports no framework."""
+"""Hook implementations for AutoGen AgentChat. Importing this module imports no framework.
+
+AutoGen is in maintenance mode, and this plugin with it: `docs/frameworks/autogen.md` tells what one for its successor needs.
+"""
 
 from __future__ import annotations
 
