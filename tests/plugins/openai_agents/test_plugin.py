@@ -132,7 +132,7 @@ async def test_a_provider_of_the_users_own_that_tells_nothing_is_told_once(attem
         for number in range(2):
             await attempts.run(Agent("solver"), number=number)
         assert mine.heard == [_processor.PROCESSOR]
-        assert attempts.roles() == ["solver"]
+        assert attempts.roles(0) == ["solver"]
     finally:
         agents.tracing.set_trace_provider(before)
 
