@@ -3,8 +3,10 @@
 import asyncio
 import contextlib
 import email.utils
+import re
 import socket
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import aiohttp
@@ -13,7 +15,7 @@ import pytest
 
 from agl.errors import ConfigError, GatewayError
 from agl.gateway.endpoints import Endpoints, Patience, retry_after
-from agl.gateway.gate import Gate, Paused
+from agl.gateway.gate import PAUSE_SECONDS, Gate, Paused
 from agl.resources import LLM
 from agl.spans import SpanStatus
 from agl.testing.scripted import Reply, ScriptedServer
@@ -294,3 +296,17 @@ def test_every_endpoint_is_checked_before_a_run_starts():
         llm = LLM(endpoint=server.base_url(), endpoints=("no url",), model="m")
         with pytest.raises(ConfigError, match=r"the endpoint of `llm` must be a URL such as .*, given was 'no url'"):
             agl.Trainer(initial_resources={"llm": llm}, quiet=True).dev(agl.rollout(lambda task, llm: 1.0), [{"q": "?"}])
+
+
+def test_the_page_says_what_the_code_does():
+    page = (Path(__file__).parents[2] / "docs" / "endpoints.md").read_text()
+    [code] = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    names = {}
+    exec(code, names)
+    assert len(names["llm"].endpoints) == 2
+    patience = Patience()
+    waits = ", ".join(f"{patience.backoff * 2**number:g}" for number in range(patience.tries - 1))
+    assert f"the same after {waits} s" in page
+    assert patience.tries == 4
+    assert f"that is within {patience.longest_wait:g} s" in page
+    assert (patience.check_every, PAUSE_SECONDS) == (2.0, 300.0)

@@ -51,6 +51,6 @@ def test_few_examples_for_openai_are_told(agl):
 
 
 def test_what_is_missing_is_said(agl):
-    assert "missing --to: one of parquet, arrow, hf" in agl(export, "run-1").output
+    assert "missing --to (or --otlp URL), one of\n  parquet                standard transitions\n  arrow" in agl(export, "run-1").output
     assert isinstance(agl(export, "run-9", "--to", "parquet").exception, AglError)
     assert "Replace a file that is there already" in CliRunner().invoke(cli, ["export", "--help"]).output or "export" not in cli.commands

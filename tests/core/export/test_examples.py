@@ -146,6 +146,14 @@ def test_images_are_left_out_of_texts_and_counted(maker, export):
     assert done.left_out == {"examples with images or other content that is no text": 1}
 
 
+def test_answers_that_are_no_text_are_left_out_of_pairs(maker, export):
+    sound = {"role": "assistant", "content": [{"type": "audio", "data": ""}]}
+    maker.rollout(maker.call([USER], sound), reward=1.0)
+    maker.rollout(maker.call([USER], "x"), reward=0.0)
+    with pytest.raises(DataError, match="1 examples with images or other content that is no text"):
+        export("trl-dpo")
+
+
 def test_openai_gets_weights_and_arguments_as_text(maker, export):
     shot = [{"role": "developer", "content": "Be brief."}, USER, {**answer("like this"), "refusal": None}]
     first = maker.call([*shot, USER], {**answer("a"), "refusal": None, "annotations": []}, tools=None)

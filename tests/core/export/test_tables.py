@@ -14,7 +14,7 @@ import pyarrow.ipc
 import pyarrow.parquet as pq
 import pytest
 
-from agl.errors import ConfigError, DataError, NotFoundError
+from agl.errors import ConfigError, DataError, NotFoundError, StoreError
 from agl.export import arrow_schema, export_run, import_file
 from agl.export.tables import ColumnFile
 from agl.store.sql import SQLStore
@@ -360,3 +360,23 @@ def test_a_run_of_a_trainer_is_exported_with_the_engines_tokens(tmp_path):
     assert {(row["group_id"], row["sample"]) for row in rows} == {("0-train-0", 0), ("0-train-0", 1), ("0-train-1", 0), ("0-train-1", 1)}
     assert {json.loads(row["messages"])[0]["content"] for row in rows} == {"what", "why"}
     assert {json.loads(row["answer"])["content"] for row in rows} == {"42"}
+
+
+def test_an_import_that_breaks_off_leaves_a_run_that_says_so(whole_run, tmp_path, monkeypatch):
+    file = export_run(whole_run, "run-1", "parquet", tmp_path / "x.parquet").path
+    monkeypatch.setattr("agl.export.intake.AT_ONCE", 2)
+    restore, calls = SQLStore.restore, []
+
+    async def break_off(self, results):
+        calls.append(results)
+        if len(calls) == 2:
+            raise StoreError("full")
+        await restore(self, results)
+
+    monkeypatch.setattr(SQLStore, "restore", break_off)
+    with pytest.raises(StoreError, match="full"):
+        import_file(tmp_path / "other.sqlite", file)
+    store = SQLStore(tmp_path / "other.sqlite")
+    assert [record.status for record in asyncio.run(store.runs())] == ["failed"]
+    store.close()
+    assert len(read(tmp_path / "other.sqlite")) == 2

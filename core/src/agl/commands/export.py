@@ -60,11 +60,12 @@ def export(
         return
     if headers:
         raise click.UsageError("--header is for --otlp")
-    if to is None:
-        raise click.UsageError(f"missing --to: one of {', '.join(NAMES)}; or --otlp URL")
     from agl.console import Console
     from agl.export import FORMATS, export_run
 
+    if to is None:
+        known = "".join(f"\n  {name:<22} {found.about}" for name, found in FORMATS.items())
+        raise click.UsageError(f"missing --to (or --otlp URL), one of{known}")
     out = out or Path(f"{run}.{to}{FORMATS[to].suffixes[0]}" if to not in ("parquet", "arrow") else f"{run}.{to}")
     done = export_run(store, run, to, out, plugins=context.obj, console=Console(), **options)
     click.echo(done.summary())

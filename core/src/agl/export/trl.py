@@ -71,11 +71,11 @@ class TRL:
         for exchange in self._judged(group):
             by_prompt.setdefault(text([exchange.prompt, exchange.tools]), []).append(exchange)
         for same in by_prompt.values():
-            best, worst = _apart(same)
-            if best is None or worst is None:
-                self.left_out["prompts whose answers do not differ, or not in reward"] += 1
-                continue
             with self._texts():
+                best, worst = _apart(same)
+                if best is None or worst is None:
+                    self.left_out["prompts whose answers do not differ, or not in reward"] += 1
+                    continue
                 yield _example(best, chosen=best, rejected=worst)
 
     def kto(self, group: Sequence[RolloutResult]) -> Iterator[Example]:
