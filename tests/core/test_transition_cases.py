@@ -395,6 +395,22 @@ def test_several_rewards_are_combined_by_their_weights_and_kept(learn):
     assert {(reward.name, reward.value) for reward in result.rewards} >= {("style", 0.5), ("reward", 1.0)}
 
 
+@pytest.mark.parametrize("kind", ["returned", "judged"])
+def test_a_reward_of_several_dimensions_keeps_each_of_them(learn, kind):
+    given = {"reward": 1.0, "style": 0.5}
+    agent = (
+        agl.rollout(lambda task: given)
+        if kind == "returned"
+        else agl.agent(lambda text: text, input=str, reward=lambda task, output: given)
+    )
+    (result,) = learn(agent, reward_weights={"reward": 1.0, "style": 0.2})
+    assert [(reward.name, reward.value, reward.source) for reward in result.rewards[:2]] == [
+        ("reward", 1.0, "returned"),
+        ("style", 0.5, "returned"),
+    ]
+    assert result.reward == pytest.approx(1.1)
+
+
 def test_calls_of_an_endpoint_without_token_ids_are_named_with_the_endpoint_and_the_remedy(make_call, make_result, llm_of):
     with ScriptedServer("x") as server:
         llm = llm_of(server, version=None)

@@ -15,10 +15,10 @@ import socket
 import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
@@ -93,12 +93,21 @@ class BoundAgent:
         """Run on a rollout's task; returns the output and the rewards that the agent or its reward function gives."""
         given = await self.adapter.run(self.input(rollout.task.data), resources, rollout)
         if self.adapter.returns_reward:
-            return given, [] if given is None else [make_reward(given, source="returned")]
+            return given, _returned(given)
         output = given if self.spec.output is None else self.spec.output(given)
         if self.spec.reward is None:
             own = self.adapter.own_reward(given) if self._judges_itself else None
             return output, [] if own is None else [own]
-        return output, [make_reward(await call(self.spec.reward, rollout.task.data, output), source="returned")]
+        judged = await call(self.spec.reward, rollout.task.data, output)
+        return output, _returned(judged) if isinstance(judged, Mapping) else [make_reward(judged, source="returned")]
+
+
+def _returned(given: Any) -> list[Reward]:
+    """The reward that an agent or its reward function returned: one number, several by name, or None."""
+    if not isinstance(given, Mapping):
+        return [] if given is None else [make_reward(given, source="returned")]
+    by_name = cast(Mapping[Any, Any], given)
+    return [make_reward(value, name=str(name), source="returned") for name, value in by_name.items()]
 
 
 class ThreadExecutor(Executor):
