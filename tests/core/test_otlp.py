@@ -364,6 +364,7 @@ def attributes(span):
 async def test_a_run_is_sent_with_its_ids_its_messages_and_its_rewards(desk, collector):
     await desk.send(json_span(AGENT, name="invoke_agent", attributes=[{"key": "d", "value": {"kvlistValue": {"values": []}}}]))
     await desk.call(traceparent=f"00-{TRACE}-{AGENT}-01")
+    await desk.gateway.close(desk.attempt.attempt_id)  # from then on the call is in the store
     [call] = [span for span in (await desk.spans()).values() if span.kind == SpanKind.LLM]
     await desk.end(make_reward(0.5, source="judge"), make_reward(1.0, name="form", source="agent", span_id=call.span_id))
     assert await export_otlp(desk.store, "run", collector.url, {"Authorization": "Basic abc"}) == 3

@@ -83,8 +83,14 @@ def _span(span: Span, trace_id: str, about: dict[str, Any], rewards: list[Reward
         end_time_unix_nano=_nanoseconds(span.ended_at),
         attributes=pairs_of(_attributes(span) | about),
         events=[_reward_event(reward) for reward in rewards],
-        status=Status(code=2, message=str(jsonable(span.error or ""))) if span.status == SpanStatus.ERROR else Status(code=1),
+        status=_status(span),
     )
+
+
+def _status(span: Span) -> Status:
+    if span.status == SpanStatus.ERROR:
+        return Status(code=2, message=str(jsonable(span.error or "")))
+    return Status(code=1 if span.status == SpanStatus.OK else 0)
 
 
 def _nanoseconds(seconds: float) -> str:
