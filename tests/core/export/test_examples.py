@@ -61,6 +61,17 @@ def test_sft_gets_whole_conversations_once(maker, export):
     assert json.loads(line["tools"])[0]["function"]["name"] == "query"
 
 
+def test_a_client_may_write_an_answer_in_another_way_when_it_sends_it_again(maker, export):
+    asks = {"id": "c1", "type": "function", "function": {"name": "query", "arguments": '{"sql":"select 1"}'}}
+    again = {**asks, "function": {"name": "query", "arguments": '{ "sql": "select 1" }'}}
+    first = maker.call([USER], {"role": "assistant", "content": None, "tool_calls": [asks], "refusal": None})
+    second = maker.call([USER, {"role": "assistant", "content": "", "tool_calls": [again]}, TOOL], "one")
+    maker.rollout(first, second, reward=1.0)
+    ([line], _) = export("openai-jsonl")
+    assert [item.get("weight") for item in line["messages"]] == [None, 1, None, 1]
+    assert line["messages"][1]["tool_calls"][0]["function"]["arguments"] == '{"sql":"select 1"}'
+
+
 def test_a_call_that_goes_on_from_none_starts_a_conversation(maker, export):
     maker.rollout(maker.call([USER], "a", tools=None), maker.call([SYSTEM], "b", tools=None), reward=1.0)
     found, _ = export("trl-sft")

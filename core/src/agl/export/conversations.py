@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from agl.export.calls import Message, answer_of, function_of, messages_of, tool_calls_of, tools_of
+from agl.export.calls import Message, answer_of, function_of, messages_of, tool_calls_of, tools_of, with_object_arguments
 from agl.results import RolloutResult
 from agl.roles import Roles
 from agl.spans import SpanStatus
@@ -66,7 +66,9 @@ def conversations_of(exchanges: Sequence[Exchange]) -> list[Conversation]:
             made.append(longest)
         if exchange.learned:
             longest.learned.add(len(exchange.prompt))
-        longest.messages = [*exchange.prompt, {"role": "assistant", **exchange.answer}]
+        # What was sampled stays as it was, however the client wrote it when it sent it again.
+        since = exchange.prompt[len(longest.messages) :]
+        longest.messages = [*longest.messages, *since, {"role": "assistant", **exchange.answer}]
     return made
 
 
@@ -76,5 +78,6 @@ def _begins(prompt: Sequence[Message], with_: Sequence[Message]) -> bool:
 
 def _said(message: Message) -> tuple[Any, ...]:
     """What a message says, however a client writes it when it sends it again."""
-    called = [(call.get("id"), function_of(call).get("name"), function_of(call).get("arguments")) for call in tool_calls_of(message)]
+    calls = map(with_object_arguments, tool_calls_of(message))
+    called = [(call.get("id"), function_of(call).get("name"), function_of(call).get("arguments")) for call in calls]
     return message.get("role", "assistant"), message.get("content") or None, called, message.get("tool_call_id")
