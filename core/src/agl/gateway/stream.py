@@ -89,8 +89,7 @@ class StreamAssembler:
 
     def _chunk(self, chunk: dict[str, Any]) -> None:
         if chunk.get("error"):
-            told = chunk["error"]
-            self.error = str(cast("dict[str, Any]", told).get("message") or told) if isinstance(told, dict) else str(told)
+            self.error = _error_text(chunk["error"])
             return
         for name, value in chunk.items():
             if name not in ("choices", "object") and value is not None:
@@ -137,6 +136,11 @@ class TextAssembler(StreamAssembler):
 
     def _add_text(self, choice: dict[str, Any], part: dict[str, Any]) -> None:
         choice["text"] += part.get("text") or ""
+
+
+def _error_text(error: Any) -> str:
+    message: Any = cast("dict[str, Any]", error).get("message") if isinstance(error, dict) else None
+    return str(message or cast("object", error))
 
 
 def _merge_tool_calls(calls: list[dict[str, Any]], parts: list[dict[str, Any]]) -> None:

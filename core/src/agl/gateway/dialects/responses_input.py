@@ -29,8 +29,8 @@ def _whole(message: dict[str, Any]) -> dict[str, Any]:
     """A message in the form in which it is given again: with the parts of its content."""
     content = message.get("content")
     if isinstance(content, str):
-        answered = message.get("role") == "assistant"
-        content = [{"type": "output_text", "text": content, "annotations": []} if answered else {"type": "input_text", "text": content}]
+        answer: dict[str, Any] = {"type": "output_text", "text": content, "annotations": []}
+        content = [answer if message.get("role") == "assistant" else {"type": "input_text", "text": content}]
     return {"type": "message", "status": "completed", **message, "content": content}
 
 
