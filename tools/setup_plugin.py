@@ -92,7 +92,9 @@ def unbounded(plugin: str, folder: Path) -> Path:
 
 def without_upper_bound(requirement: str) -> str:
     """`crewai>=1.15,<1.16` -> `crewai>=1.15`."""
-    return re.sub(r",?\s*(<|==|~=)=?[^,]*", "", requirement)
+    name = re.split(r"[<>=!~ ]", requirement, maxsplit=1)[0]
+    bounds = [bound.strip() for bound in requirement.removeprefix(name).split(",")]
+    return name + ",".join(bound for bound in bounds if bound.startswith((">", "!=")))
 
 
 def groups(*names: str) -> list[str]:

@@ -115,3 +115,11 @@ def test_a_library_that_is_not_imported_yet_is_patched_as_soon_as_it_is(tmp_path
     assert late_library.top() == "<top>"
     patches.undo()
     del sys.modules["late_library"]
+
+
+def test_what_no_longer_fits_is_told_by_target(library):
+    patches = Patches("mine", [patch("top"), patch("Client.gone"), patch("Client.call", parameters=("path",))])
+    problems = patches.problems()
+    assert list(problems) == ["patched_library:Client.gone", "patched_library:Client.call"]
+    assert "has no parameters ['path'] any more" in problems["patched_library:Client.call"]
+    assert Patches("mine", [patch("top")], canary=lambda: ["no `url`", "no `body`"]).problems() == {"canary": "no `url`; no `body`"}
