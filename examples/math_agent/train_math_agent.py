@@ -13,10 +13,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+import agl
 from frameworks import FRAMEWORKS
 from problems import make_splits
-
-import agl
 
 HERE = Path(__file__).parent
 EMBEDDED_MODEL = HERE / "model"
@@ -31,7 +30,7 @@ def main() -> None:
         n_runners=options.runners,
         store=options.out / "store.sqlite",
         seed=options.seed,
-        timeout=60,
+        timeout=120,
     )
     result = trainer.fit(FRAMEWORKS[options.framework](), train_dataset=tasks.train, test_dataset=tasks.test)
     show(result, options.framework, trainer.console)
