@@ -20,6 +20,7 @@ from agl_grpo import GRPO
         ({"steps": 0}, "`steps` must be at least 1"),
         ({"group_size": 1}, "`group_size` must be at least 2"),
         ({"estimator": "ppo"}, r"`estimator` must be one of \['dr_grpo', 'grpo', 'rloo'\]"),
+        ({"baseline": "sibling"}, r"`baseline` must be one of \['group', 'role'\], given was 'sibling'"),
         ({"temperature": 0.0}, "`temperature` must be positive"),
         ({"dtype": "int8"}, "`dtype` must be"),
         ({"lora": {"depth": 3}}, "`lora` takes"),
