@@ -39,6 +39,16 @@ class Gate:
         Raises:
             Paused: the gate stayed closed for too long.
         """
+        if self._is_closed(model):
+            await self._open(model)
+        self._running[model] += 1
+        try:
+            yield
+        finally:
+            self._running[model] -= 1
+            self._tell()
+
+    async def _open(self, model: str) -> None:
         try:
             async with asyncio.timeout(self._patience):
                 while self._is_closed(model):
@@ -46,12 +56,6 @@ class Gate:
         except TimeoutError:
             message = f"calls to the model `{model}` have been paused for {self._patience:g} s, longer than a call waits; try again"
             raise Paused(503, message, "paused", infrastructure=True) from None
-        self._running[model] += 1
-        try:
-            yield
-        finally:
-            self._running[model] -= 1
-            self._tell()
 
     @contextlib.contextmanager
     def paused(self, models: Collection[str] | None = None) -> Generator[None]:
@@ -90,5 +94,5 @@ class Gate:
 
     def _tell(self) -> None:
         """Wake all who wait; each looks again."""
-        self._changed.set()
-        self._changed = asyncio.Event()
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
