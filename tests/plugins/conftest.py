@@ -9,22 +9,28 @@ import asyncio
 import contextlib
 import importlib.metadata
 import os
+import time
 import tomllib
 from collections import Counter
 from pathlib import Path
 
 import pytest
+from aiohttp import web
 from packaging.requirements import Requirement
 
 from agl import context
 from agl.builtin import openai_sdk
 from agl.context import ActiveAttempt, ContextExecutor
+from agl.gateway.dialects.responses import Responses
+from agl.gateway.memory import Memory
+from agl.gateway.problems import Problem
 from agl.resources import LLM, Resources
 from agl.roles import Roles
 from agl.rollouts import Attempt, Rollout
 from agl.spans import SpanKind
 from agl.tasks import Task
 from agl.testing import ScriptedServer
+from agl.testing.scripted import Recorded
 
 # CrewAI reads these when it is imported.
 os.environ.setdefault("CREWAI_DISABLE_TELEMETRY", "true")
@@ -74,6 +80,26 @@ def pytest_sessionfinish(session):
     if REQUIRED and reporter is not None and not session.config.option.collectonly and not reporter.stats.get("passed"):
         reporter.write_line(f"no test of `{REQUIRED}` has passed in its own environment", red=True)
         session.exitstatus = session.exitstatus or 1
+
+
+class Endpoint(ScriptedServer):
+    """The scripted model behind what the gateway does with Responses: scripts and tests see chat completions, whichever API is asked."""
+
+    async def _handle(self, request):
+        if not (request.path.endswith("/responses") and request.path.startswith("/r/")):
+            return await super()._handle(request)
+        dialect, headers = Responses(), {name.lower(): value for name, value in request.headers.items()}
+        try:
+            chat = dialect.read(await request.json(), Memory()).chat
+        except Problem as problem:
+            return web.json_response(dialect.error(problem), status=problem.status)
+        recorded = Recorded(request.path, headers, chat, time.time())
+        self.requests.append(recorded)
+        try:
+            return await self._answer(request, chat, len(self.requests))
+        except (asyncio.CancelledError, ConnectionError):
+            self.abandoned.append(recorded)
+            raise asyncio.CancelledError from None
 
 
 class Attempts:
@@ -214,7 +240,7 @@ def attempts_of(script):
         used.extend(plugins)
         return Attempts(server, *plugins)
 
-    with ScriptedServer(lambda body: script["answer"](body)) as server:
+    with Endpoint(lambda body: script["answer"](body)) as server:
         yield make
     for plugin in used:
         plugin.uninstall()

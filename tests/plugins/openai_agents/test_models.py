@@ -1,7 +1,8 @@
-"""Models as objects, strings and defaults: their calls go to the attempt as chat completions; those left alone are as before."""
+"""Models as objects, strings and defaults: their calls go to the attempt by the API that they speak; those left alone are as before."""
 
 import json
 import logging
+import re
 
 import openai
 import pytest
@@ -51,7 +52,7 @@ MODELS = {
 
 @pytest.mark.parametrize("kind", MODELS)
 @pytest.mark.parametrize("streamed", [False, True])
-async def test_a_model_of_any_kind_speaks_chat_completions_with_the_attempt(attempts, client, monkeypatch, kind, streamed):
+async def test_a_model_of_any_kind_speaks_its_api_with_the_attempt(attempts, client, monkeypatch, kind, streamed):
     monkeypatch.setenv("OPENAI_API_KEY", "users-key")
     agent = Agent("solver", model=MODELS[kind](client))
     held = dict(vars(agent))
@@ -63,14 +64,28 @@ async def test_a_model_of_any_kind_speaks_chat_completions_with_the_attempt(atte
         else:
             result = await Runner.run(agent, "the task")
     assert result.final_output == "ok"
-    assert call_of(attempts) == ("/chat/completions", "Bearer key0", "users-model")
+    api = "/chat/completions" if kind == "chat completions" else "/responses"
+    assert call_of(attempts) == (api, "Bearer key0", "users-model")
     assert "api-key" not in attempts.calls()[0].headers or attempts.calls()[0].headers["api-key"] == "key0"
     assert vars(agent) == held
 
 
 async def test_an_agent_without_a_model_needs_no_key_of_its_own(attempts):
     await attempts.run(Agent("solver"))
+    assert call_of(attempts) == ("/responses", "Bearer key0", "trained")
+
+
+async def test_an_agent_without_a_key_takes_the_api_that_is_set(attempts, monkeypatch):
+    monkeypatch.setattr("agents.models._openai_shared._use_responses_by_default", False)
+    await attempts.run(Agent("solver"))
     assert call_of(attempts) == ("/chat/completions", "Bearer key0", "trained")
+
+
+async def test_a_model_that_uses_a_websocket_makes_requests(attempts, client):
+    from agents.models.openai_responses import OpenAIResponsesWSModel
+
+    await attempts.run(Agent("solver", model=OpenAIResponsesWSModel("users-model", client())))
+    assert call_of(attempts) == ("/responses", "Bearer key0", "users-model")
 
 
 async def test_a_model_in_the_runs_configuration_goes_before_the_agents(attempts, client):
@@ -122,19 +137,19 @@ async def test_options_of_the_users_chat_model_stay(attempts, client):
 
 
 REFUSED = {
-    "a hosted tool": (Agent("solver", tools=[WebSearchTool()]), {}, "Hosted tools"),
-    "a stored prompt": (Agent("solver", prompt={"id": "pmpt_1"}), {}, "prompt"),
-    "a response to go on from": (Agent("solver"), {"previous_response_id": "resp_1"}, "previous_response_id"),
-    "a conversation": (Agent("solver"), {"conversation_id": "conv_1"}, "conversation_id"),
-    "chained responses": (Agent("solver"), {"auto_previous_response_id": True}, "auto_previous_response_id"),
+    "a hosted tool": (Agent("solver", tools=[WebSearchTool()]), {}, "`web_search` is a tool that OpenAI's servers run"),
+    "a stored prompt": (Agent("solver", prompt={"id": "pmpt_1"}), {}, "stored prompts"),
+    "another's response to go on from": (Agent("solver"), {"previous_response_id": "resp_1"}, "no response `resp_1`"),
+    "another's conversation": (Agent("solver"), {"conversation_id": "conv_1"}, "no conversation `conv_1`"),
 }
 
 
 @pytest.mark.parametrize("kind", REFUSED)
-async def test_what_only_responses_can_do_is_refused_and_no_failure_of_the_agent(attempts, kind):
+async def test_what_the_endpoint_cannot_do_is_refused_and_no_failure_of_the_agent(attempts, kind):
     agent, options, said = REFUSED[kind]
-    with attempts.inside() as attempt, pytest.raises(UserError, match=rf"role `solver` cannot be made as chat completions.*{said}"):
+    with attempts.inside() as attempt, pytest.raises(openai.BadRequestError, match=said):
         await Runner.run(agent, "the task", **options)
+    assert re.search(rf"role `solver` cannot be made at the endpoint of an attempt.*{said}", attempt.infrastructure_error)
     assert 'roles={"solver": "original"}' in attempt.infrastructure_error
     assert attempts.calls() == []
 
@@ -195,7 +210,7 @@ async def test_a_model_left_alone_is_treated_as_itself_also_in_a_stream(attempts
             pass
     assert result.final_output == "ok"
     ((path, _, body),) = as_sent(attempts.server, "/users") if what == "original" else as_sent(attempts.server, "/r/")
-    assert ("prompt_cache_key" in body, path.endswith("/responses")) == (what == "original",) * 2
+    assert ("prompt_cache_key" in body, path.endswith("/v1/responses")) == (what == "original", True)
     assert model.cleaned == int(what == "original")
 
 
@@ -229,7 +244,7 @@ async def test_a_role_may_go_to_a_model_of_its_own(attempts):
     judge = LLM(endpoint=attempts.server.base_url("/judge"), model="judge-model", api_key="judge-key")
     await attempts.run(Agent("critic"), roles={"critic": "judge"}, judge=judge)
     (call,) = attempts.server.requests
-    assert (call.path, call.headers["authorization"]) == ("/judge/v1/chat/completions", "Bearer judge-key")
+    assert (call.path, call.headers["authorization"]) == ("/judge/v1/responses", "Bearer judge-key")
 
 
 class Parrot(Model):

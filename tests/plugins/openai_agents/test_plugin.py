@@ -83,7 +83,7 @@ async def test_listeners_of_the_users_own_go_on_hearing_everything(attempts, lis
     await attempts.run(Agent("solver"))
     await Runner.run(Agent("solver"), "outside", run_config=RunConfig(model=agents.OpenAIChatCompletionsModel("m", local(attempts))))
     heard = [kind for kind in listener.ended if kind not in ("turn", "task")]
-    assert heard == ["trace", "generation", "agent"] * 2
+    assert heard == ["trace", "response", "agent", "trace", "generation", "agent"]
 
 
 def local(attempts):

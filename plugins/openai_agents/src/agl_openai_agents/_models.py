@@ -1,7 +1,7 @@
 """The model of a run inside an attempt: whatever models its agents have, their calls go to the attempt's endpoint.
 
-That endpoint speaks chat completions. A model that would call Responses is served by the SDK's own model for chat
-completions, which takes and gives the same items; calls that are left alone go to the agent's own model, as they are.
+A model keeps its API: Responses, which the SDK takes by itself, or chat completions. Models of other SDKs are served by
+the SDK's own model for chat completions; calls that are left alone go to the agent's own model, as they are.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 import openai
 from agents import Model, ModelSettings, OpenAIChatCompletionsModel, OpenAIResponsesModel, RunConfig, UserError
 from agents.models import get_default_model_settings
+from agents.models._openai_shared import get_use_responses_by_default
 
 from agl import context
 from agl.agents import is_instance_of
@@ -28,6 +29,9 @@ log = logging.getLogger("agl.openai_agents")
 
 OTHER_SDKS = ("agents.extensions.models.litellm_model:LitellmModel", "agents.extensions.models.any_llm_model:AnyLLMModel")
 """Models that do not speak through the OpenAI SDK, whose calls the core cannot lead."""
+OVER_WEBSOCKET = "agents.models.openai_responses:OpenAIResponsesWSModel"
+UNSERVED = frozenset({"unsupported", "response_not_found", "conversation_not_found", "item_not_found"})
+"""Codes by which the gateway refuses what cannot be had as chat completions; none is the agent's fault."""
 _warned: set[type] = set()
 
 
@@ -101,6 +105,11 @@ class AttemptModel(Model):
             if llm is None or not isinstance(model, OpenAIChatCompletionsModel):
                 raise
             raise self._unserved(str(error)) from error
+        except openai.BadRequestError as error:
+            if llm is not None and error.code in UNSERVED:
+                self._unserved(str(error))
+            self.run.endpoint_error = attempt.infrastructure_error
+            raise
         except Exception as error:
             self.run.endpoint_error = _not_the_agents(error) or attempt.infrastructure_error
             raise
@@ -133,13 +142,19 @@ class AttemptModel(Model):
             own: Any = self._own()
         except openai.OpenAIError:  # the user's machine has no key for it
             own = None
-        if (
-            own is not None
-            and not isinstance(own, (OpenAIChatCompletionsModel, OpenAIResponsesModel))
-            and not is_instance_of(own, *OTHER_SDKS)
-        ):
-            return own
-        return await self._chat(own, llm)
+        if isinstance(own, OpenAIResponsesModel) or (own is None and get_use_responses_by_default()):
+            return await self._responses(own, llm)
+        if own is None or isinstance(own, OpenAIChatCompletionsModel) or is_instance_of(own, *OTHER_SDKS):
+            return await self._chat(own, llm)
+        return own
+
+    async def _responses(self, own: Any, llm: LLM) -> Model:
+        client = await self._client(getattr(own, "_client", None), llm)
+        if own is None or is_instance_of(own, OVER_WEBSOCKET):  # the endpoint of an attempt has no socket
+            return OpenAIResponsesModel(self._name(own, llm), client)
+        model = copy.copy(own)
+        model._client = client
+        return model
 
     async def _chat(self, own: Any, llm: LLM) -> Model:
         client = await self._client(getattr(own, "_client", None), llm)
@@ -147,12 +162,12 @@ class AttemptModel(Model):
             model = copy.copy(own)
             model._client = client
             return model
-        name = getattr(own, "model", None) or self.users.model or self.run.agent.model or llm.model
         if self._chained:
             raise self._unserved("`auto_previous_response_id` leaves the history to the Responses API")
-        # Else what only Responses can do would be left out without a word.
-        strict = own is None or isinstance(own, OpenAIResponsesModel)
-        return OpenAIChatCompletionsModel(str(name), client, strict_feature_validation=strict)
+        return OpenAIChatCompletionsModel(self._name(own, llm), client)
+
+    def _name(self, own: Any, llm: LLM) -> str:
+        return str(getattr(own, "model", None) or self.users.model or self.run.agent.model or llm.model)
 
     async def _client(self, users: Any, llm: LLM) -> openai.AsyncOpenAI:
         key = id(users), llm.endpoint
@@ -163,7 +178,7 @@ class AttemptModel(Model):
     def _unserved(self, why: str) -> UserError:
         role = context.current_role()
         self.run.trace.unserved = (
-            f"a call of the role `{role}` cannot be made as chat completions, which is what the endpoint of an attempt speaks: {why}. "
+            f"a call of the role `{role}` cannot be made at the endpoint of an attempt, which is asked for chat completions: {why}. "
             f'Take that out of the agent, or leave the role to its own endpoint with `Trainer(roles={{"{role}": "original"}})`'
         )
         return UserError(self.run.trace.unserved)
