@@ -137,7 +137,7 @@ class AttemptModel(Model):
         return _implied(named or agent.model).resolve(given)
 
     async def _model_for(self, llm: LLM) -> Model:
-        """A model that speaks chat completions with the attempt's endpoint."""
+        """The agent's model, or one in its place, with the attempt's endpoint."""
         try:
             own: Any = self._own()
         except openai.OpenAIError:  # the user's machine has no key for it
