@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import socket
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -17,7 +18,7 @@ import torch
 from agl.errors import EngineError
 from agl_grpo.engine import Engine
 from agl_grpo.server import Server, serve
-from agl_grpo.text import Detokenizer
+from agl_grpo.text import Detokenizer, decode
 from agl_grpo.tools import split_tool_calls
 
 pytestmark = pytest.mark.asyncio
@@ -174,6 +175,42 @@ async def test_a_tool_call_in_the_answer_becomes_a_tool_call(client, saying, str
         message, reason = done.choices[0].message, done.choices[0].finish_reason
     assert (message.content, reason) == ("Sure.", "tool_calls")
     assert [(call.function.name, call.function.arguments) for call in message.tool_calls] == [("add", '{"a":1}')]
+
+
+HERMES = (
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}{% for call in message.tool_calls or [] %}"
+    '<tool_call>\n{"name": "{{ call.function.name }}", "arguments": {{ call.function.arguments | tojson }}}\n</tool_call>{% endfor %}'
+    "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+async def test_a_conversation_with_a_tool_goes_on_from_the_ids_that_were_sampled(url, saying, tokenizer, monkeypatch) -> None:
+    monkeypatch.setattr(tokenizer, "chat_template", HERMES)
+    ask = {"model": "policy", "messages": HELLO, "max_tokens": 120, "temperature": 0, "return_token_ids": True, "tools": TOOLS}
+    saying('<tool_call>\n{"name": "add", "arguments": {"a": "3 ÷ 4", "b": [1, 2.5, true, null]}}\n</tool_call>')
+    first = (await post(url, ask))[1]
+    message = first["choices"][0]["message"]
+    answer = {"role": "tool", "tool_call_id": message["tool_calls"][0]["id"], "content": "0.75"}
+    saying("done")
+    second = (await post(url, {**ask, "max_tokens": 6, "messages": [*HELLO, message, answer]}))[1]
+    begun = first["prompt_token_ids"] + first["choices"][0]["token_ids"]
+    assert second["prompt_token_ids"][: len(begun)] == begun
+    assert tokenizer.decode(second["prompt_token_ids"][len(begun) :]) == "\n<|im_start|>tool\n0.75<|im_end|>\n<|im_start|>assistant\n"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_marks_of_a_call_that_the_tokenizer_counts_as_special_are_still_read(tokenizer, stream: bool) -> None:
+    marked = copy.deepcopy(tokenizer)
+    marked.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<tool_call>", "</tool_call>"]})
+    ids = marked.encode('<tool_call>{"name": "add"}</tool_call><|im_end|>', add_special_tokens=False)
+    assert "<tool_call>" not in marked.decode(ids, skip_special_tokens=True)
+    if stream:
+        pieces = Detokenizer(marked)
+        shown = "".join(pieces.push([token]) for token in ids) + pieces.push([], final=True)
+    else:
+        shown, _ = decode(marked, ids)
+    assert [call["function"]["name"] for call in split_tool_calls(shown, "c")[1]] == ["add"]
+    assert "<|im_end|>" not in shown
 
 
 async def test_tools_and_tool_messages_reach_the_chat_template(url, tokenizer) -> None:

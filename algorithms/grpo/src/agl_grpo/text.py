@@ -2,17 +2,35 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
+
+from agl_grpo.tools import MARKS
 
 _PARTIAL = "\ufffd"
 
 
 def decode(tokenizer: Any, ids: Sequence[int], stops: Sequence[str] = ()) -> tuple[str, str | None]:
     """Text of an answer without special tokens, cut before the first stop string; and that stop string."""
-    text = str(tokenizer.decode(list(ids), skip_special_tokens=True))
+    text = visible_text(tokenizer, ids)
     found = first_stop(text, stops)
     return (text, None) if found is None else (text[: found[0]], found[1])
+
+
+def visible_text(tokenizer: Any, ids: Sequence[int]) -> str:
+    """Text without special tokens, save those around a tool call: some tokenizers count them as special."""
+    hidden = _hidden(tokenizer)
+    if hidden is None:
+        return str(tokenizer.decode(list(ids), skip_special_tokens=True))
+    return str(tokenizer.decode([token for token in ids if token not in hidden], skip_special_tokens=False))
+
+
+@functools.lru_cache(maxsize=8)
+def _hidden(tokenizer: Any) -> frozenset[int] | None:
+    """Ids of the tokens to leave out; None for all special ones, where no mark of a tool call is among them."""
+    special = dict(zip(tokenizer.all_special_tokens, tokenizer.all_special_ids, strict=True))
+    return frozenset(token for text, token in special.items() if text not in MARKS) if special.keys() & set(MARKS) else None
 
 
 def first_stop(text: str, stops: Sequence[str]) -> tuple[int, str] | None:
@@ -49,8 +67,8 @@ class Detokenizer:
 
     def _decoded(self, final: bool) -> str:
         # Decoding from a little before keeps the spaces that tokenizers drop at a beginning.
-        before = str(self.tokenizer.decode(self._ids[self._start : self._read], skip_special_tokens=True))
-        text = str(self.tokenizer.decode(self._ids[self._start :], skip_special_tokens=True))
+        before = visible_text(self.tokenizer, self._ids[self._start : self._read])
+        text = visible_text(self.tokenizer, self._ids[self._start :])
         if text.endswith(_PARTIAL) and not final:
             return ""
         self._start, self._read = self._read, len(self._ids)

@@ -7,6 +7,8 @@ from typing import Any
 
 import msgspec
 
+MARKS = ("<tool_call>", "</tool_call>")
+"""What stands around a call; a token of its own in many vocabularies."""
 _CALL = re.compile(r"<tool_call>\s*(.*?)\s*(?:</tool_call>|\Z)", re.DOTALL)
 
 
