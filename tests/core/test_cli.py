@@ -71,7 +71,7 @@ def test_an_error_is_one_readable_line_and_exit_code_1(folder):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["train"], "missing AGENT, --data, --algorithm"),
+        (["train"], "missing AGENT or --agent, --data, --algorithm"),
         (["train", "my_app:agent", "--data", "tasks.jsonl", "--algorithm", "none"], "no algorithm is named `none`"),
         (
             ["train", "my_app:nothing", "--data", "tasks.jsonl", "--algorithm", "grpo", "--set", "grpo.model=x"],
