@@ -82,7 +82,7 @@ test-examples-plugins: ## the example packages of examples/plugins, each in an e
 	@$(PYTHON) tools/setup_best_of_n.py .venv-best-of-n && .venv-best-of-n/bin/pytest -c examples/plugins/agl-best-of-n/pyproject.toml examples/plugins/agl-best-of-n $(ARGS)
 
 canary:          ## the tests of each plugin with what is newest on PyPI today, whatever its upper bounds say; no part of CI
-	@$(PYTHON) tools/canary.py $(filter-out %-and-%,$(PLUGINS))
+	@$(PYTHON) tools/canary.py $(foreach plugin,$(PLUGINS),$(if $(findstring -and-,$(plugin)),,$(plugin)))
 
 test-node: setup-dev ## the agents in JavaScript, with the SDKs of npm; needs Node 22 or later
 	@npm ci --prefix examples/node_agent --no-fund --no-audit
