@@ -329,7 +329,9 @@ async def test_an_agent_that_gives_no_reward_at_all_is_a_failure_that_says_how_t
 
     result = await bench.one(silent)
     assert (result.failure, result.reward) == (Failure.REWARD, None)
-    assert error(result).startswith("no reward: `silent` returned None and emitted none; return a float, give `reward=`, or call `agl.emit_reward`")
+    assert error(result).startswith(
+        "no reward: `silent` returned None and emitted none; return a float, give `reward=`, or call `agl.emit_reward`"
+    )
 
 
 async def test_an_emitted_final_reward_is_enough_and_the_last_one_counts(bench):
