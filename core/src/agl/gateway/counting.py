@@ -7,7 +7,7 @@ from typing import Any
 import aiohttp
 import msgspec
 
-from agl.gateway.forward import Forwarder, object_in, unreachable
+from agl.gateway.forward import Forwarder, encode, object_in, unreachable
 from agl.gateway.problems import Problem
 from agl.resources import LLM
 
@@ -23,7 +23,7 @@ async def count(forwarder: Forwarder, llm: LLM, chat: dict[str, Any]) -> int:
     at = msgspec.structs.replace(llm, endpoint=llm.endpoint.rstrip("/").removesuffix("/v1"))
     body = {name: chat[name] for name in ("messages", "tools", "chat_template_kwargs") if name in chat} | {"model": llm.model}
     try:
-        async with forwarder.request(at, "POST", "tokenize", json=body) as upstream:
+        async with forwarder.request(at, "POST", "tokenize", data=encode(body)) as upstream:
             told, status = object_in(await upstream.read()), upstream.status
     except (aiohttp.ClientError, TimeoutError) as error:
         raise unreachable(llm, error) from error

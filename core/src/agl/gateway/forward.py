@@ -19,10 +19,12 @@ from agl.gateway.record import Exchange, make_span
 from agl.gateway.recorder import Recorder
 from agl.gateway.wire import NOT_THE_AGENTS, SPAN_HEADER
 from agl.resources import LLM
+from agl.spans import Span
 
 CONNECT_SECONDS = 10.0
 CALL_SECONDS = 600.0
 """Longest silence of an upstream within a call."""
+JSON = {"Content-Type": "application/json"}
 PASSED_HEADERS = ("Retry-After", "retry-after-ms", "x-should-retry", "x-request-id")
 
 
@@ -44,7 +46,8 @@ class Forwarder:
         """Be ready for calls."""
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=CALL_SECONDS)
         connector = aiohttp.TCPConnector(limit=0)
-        self._session = aiohttp.ClientSession(connector=connector, timeout=timeout, json_serialize=lambda value: encode(value).decode())
+        cookies = aiohttp.DummyCookieJar()  # one attempt's must not reach another's calls
+        self._session = aiohttp.ClientSession(connector=connector, timeout=timeout, cookie_jar=cookies)
 
     async def stop(self) -> None:
         """Let go of connections."""
@@ -56,7 +59,7 @@ class Forwarder:
         """A request to an upstream, as a context: the one place where its address and key are put in."""
         assert self._session is not None
         headers = {"Authorization": f"Bearer {llm.api_key}"} if llm.api_key else {}
-        return self._session.request(method, f"{llm.endpoint.rstrip('/')}/{path}", headers=headers | body.pop("headers", {}), **body)
+        return self._session.request(method, f"{llm.endpoint.rstrip('/')}/{path}", headers=headers | body.pop("headers", JSON), **body)
 
     def _look(self, endpoint: str) -> Any:
         """A request that shows whether an endpoint answers. Without its key: a refusal is an answer, too."""
@@ -72,12 +75,12 @@ class Forwarder:
             Problem: the upstream cannot be reached, or gave no answer.
             asyncio.CancelledError: the client went away, or the attempt ended.
         """
-        call = _Call(self._recorder, dialect, reading, opened, exchange, llm)
+        call, body = _Call(self._recorder, dialect, reading, opened, exchange, llm), encode(exchange.sent)
 
         def send(endpoint: str) -> Any:
             exchange.tries += 1
             exchange.endpoint = endpoint if llm.endpoints else None
-            return self.request(msgspec.structs.replace(llm, endpoint=endpoint), "POST", dialect.path, json=exchange.sent)
+            return self.request(msgspec.structs.replace(llm, endpoint=endpoint), "POST", dialect.path, data=body)
 
         with opened.calling():
             try:
@@ -174,17 +177,21 @@ def record(
     error: str | None,
     infrastructure: bool,
 ) -> None:
-    """Make the span of a call that ended, and tell the attempt."""
-    attempt = opened.attempt
-    span = make_span(exchange, attempt.attempt_id, attempt.rollout.rollout_id, response=response, status=status, error=error)
+    """Tell the attempt of a call that ended, and have its span made when the client has its answer."""
+    attempt, ended_at = opened.attempt, time.time()
+
+    def make() -> Span:
+        ids = (attempt.attempt_id, attempt.rollout.rollout_id)
+        return make_span(exchange, *ids, response=response, status=status, error=error, ended_at=ended_at)
+
     if infrastructure:
         attempt.infrastructure_error = error
     if error is None:
-        attempt.last_call = span.span_id
+        attempt.last_call = exchange.span_id
         attempt.infrastructure_error = None
         if exchange.call_id is not None:
-            attempt.call_spans[exchange.call_id] = span.span_id
-    recorder.add(span)
+            attempt.call_spans[exchange.call_id] = exchange.span_id
+    recorder.add(make)
 
 
 class _ClientGone(Exception):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import time
 from typing import Any, cast
 
 import msgspec
@@ -89,7 +88,14 @@ def answer_for_agent(response: dict[str, Any], asked: dict[str, Any]) -> dict[st
 
 
 def make_span(
-    exchange: Exchange, attempt_id: str, rollout_id: str, *, response: dict[str, Any] | None, status: int, error: str | None
+    exchange: Exchange,
+    attempt_id: str,
+    rollout_id: str,
+    *,
+    response: dict[str, Any] | None,
+    status: int,
+    error: str | None,
+    ended_at: float,
 ) -> Span:
     """The llm span of a call that ended, well or not."""
     told = (response or {}).get("weight_version")
@@ -115,7 +121,7 @@ def make_span(
         name=f"{_operation(exchange)} {exchange.sent.get('model')}",
         kind=SpanKind.LLM,
         started_at=exchange.started_at,
-        ended_at=time.time(),
+        ended_at=ended_at,
         parent_id=exchange.parent_id,
         role=exchange.role,
         status=SpanStatus.ERROR if error else SpanStatus.OK,
@@ -155,7 +161,10 @@ def _choice(choice: dict[str, Any]) -> Choice:
 
 def _ids(value: Any) -> list[int] | None:
     """Token ids, or None where the endpoint told something else."""
-    return _list(value) if isinstance(value, list) and all(type(item) is int for item in _list(value)) else None
+    try:
+        return msgspec.convert(value, list[int])  # takes no float and no bool for a whole number
+    except msgspec.ValidationError:
+        return None
 
 
 def _logprobs(value: Any) -> list[float] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Sequence
 
 from agl.spans import Span
 from agl.store.base import Store
@@ -17,13 +18,13 @@ class Recorder:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._spans: list[Span] = []
+        self._taken: list[Span | Callable[[], Span]] = []
         self._flush: asyncio.Task[None] | None = None
         self._broken: Exception | None = None
 
-    def add(self, span: Span) -> None:
-        """Take a span; it is in the store when `written` has returned."""
-        self._spans.append(span)
+    def add(self, span: Span | Callable[[], Span]) -> None:
+        """Take a span, or what makes one: it is made when the running task has let go. It is in the store when `written` has returned."""
+        self._taken.append(span)
         if self._flush is None or self._flush.done():
             self._flush = asyncio.ensure_future(self._write())
 
@@ -45,9 +46,19 @@ class Recorder:
 
     async def _write(self) -> None:
         """Store what has come up; calls that end meanwhile go into the next write."""
-        while self._spans:
-            spans, self._spans = self._spans, []
+        while self._taken:
+            taken, self._taken = self._taken, []
             try:
-                await self._store.add_spans(spans)
+                await self._store.add_spans(self._made(taken))
             except Exception as error:  # told to whoever closes an attempt: no call is lost silently
                 self._broken = self._broken or error
+
+    def _made(self, taken: Sequence[Span | Callable[[], Span]]) -> list[Span]:
+        """The spans themselves; one that cannot be made takes none of the others with it."""
+        spans: list[Span] = []
+        for item in taken:
+            try:
+                spans.append(item if isinstance(item, Span) else item())
+            except Exception as error:
+                self._broken = self._broken or error
+        return spans
