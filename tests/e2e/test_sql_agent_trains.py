@@ -40,7 +40,7 @@ def one_thread():
 
 
 def trainer(folder, **options):
-    settings = {"steps": 1, "batch_size": 4, "group_size": 4, "lr": 3e-4, "max_tokens": 64, **options}
+    settings = {"steps": 1, "batch_size": 8, "group_size": 8, "lr": 3e-4, "max_tokens": 64, **options}
     return agl.Trainer(
         algorithm=agl.GRPO(EXAMPLE / "model", **settings),
         n_runners=16,
