@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from agl.installed import Installed, plain_name
 from agl.settings import PluginSettings
 
 GROUP = "agl"
@@ -55,7 +56,8 @@ class _Package(NamedTuple):
 
 def discover(settings: PluginSettings) -> list[Discovered]:
     """Every installed plugin, by name, the core's own last; `state` is `found` for those that may be loaded."""
-    entries = [(entry, package, _blocked(entry.name, package.name, settings)) for entry, package in _entries()]
+    installed = Installed()
+    entries = [(entry, package, _blocked(entry.name, package.name, settings)) for entry, package in _entries(installed)]
     owners: dict[str, list[str]] = {}
     for entry, package, blocked in entries:
         if not blocked:
@@ -68,27 +70,18 @@ def discover(settings: PluginSettings) -> list[Discovered]:
         elif reason := _clash(entry.name, package.name, owners[entry.name]):
             state = "clash"
         else:
-            frameworks, reason = _frameworks(package)
+            frameworks, reason = _frameworks(package, installed)
             state = "unsupported" if reason else "found"
         row = PluginRow(name=entry.name, package=package.name, version=package.version, state=state, reason=reason, frameworks=frameworks)
         found.append(Discovered(row, entry))
     return sorted(found, key=lambda item: (item.row.package == CORE, item.row.name, item.row.package))
 
 
-def _entries() -> Iterator[tuple[importlib.metadata.EntryPoint, _Package]]:
-    """Entry points of the group, as `importlib.metadata.entry_points` gives them; packages without any are not parsed."""
-    seen: set[str] = set()
-    for dist in importlib.metadata.distributions():
-        text = dist.read_text("entry_points.txt")
-        if not text or f"[{GROUP}]" not in text:
-            continue
+def _entries(installed: Installed) -> Iterator[tuple[importlib.metadata.EntryPoint, _Package]]:
+    for dist in installed.with_entry_points(GROUP):
         about = dist.metadata
-        name = plain_name(about["Name"])
-        # A package may be on the path twice, or hide an older one of its name: an import finds the first.
-        if name not in seen and importlib.metadata.distribution(name).read_text("entry_points.txt") == text:
-            seen.add(name)
-            package = _Package(about["Name"], about["Version"], tuple(about.get_all("Requires-Dist") or ()))
-            yield from ((entry, package) for entry in dist.entry_points.select(group=GROUP))
+        package = _Package(about["Name"], about["Version"], tuple(about.get_all("Requires-Dist") or ()))
+        yield from ((entry, package) for entry in dist.entry_points.select(group=GROUP))
 
 
 def package_of(entry: importlib.metadata.EntryPoint) -> str:
@@ -159,7 +152,7 @@ def _clash(name: str, package: str, owners: list[str]) -> str:
     )
 
 
-def _frameworks(package: _Package) -> tuple[dict[str, str | None], str]:
+def _frameworks(package: _Package, installed: Installed) -> tuple[dict[str, str | None], str]:
     """Versions of the frameworks that the metadata names, and why they do not fit."""
     texts = [text for text in package.requires if INSTRUMENTS in text]
     if not texts:
@@ -172,7 +165,7 @@ def _frameworks(package: _Package) -> tuple[dict[str, str | None], str]:
         marker = requirement.marker
         if marker is None or marker.evaluate({"extra": ""}) or not marker.evaluate({"extra": INSTRUMENTS}):
             continue
-        version = _version(requirement.name)
+        version = installed.version(requirement.name)
         frameworks[requirement.name] = version
         wanted = f"{requirement.name}{requirement.specifier}"
         if version is None:
@@ -180,15 +173,3 @@ def _frameworks(package: _Package) -> tuple[dict[str, str | None], str]:
         elif not requirement.specifier.contains(version, prereleases=True):
             reasons.append(f"needs {wanted}, installed is {version}")
     return frameworks, f"{'; '.join(reasons)}: pip install '{package.name}[{INSTRUMENTS}]'" if reasons else ""
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-def plain_name(package: str) -> str:
-    """A distribution's name as names are compared."""
-    return package.lower().replace("_", "-").replace(".", "-")

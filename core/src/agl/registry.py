@@ -10,8 +10,9 @@ import importlib.metadata
 from typing import Any
 
 from agl.compat import COMING
-from agl.discovery import package_of, plain_name
+from agl.discovery import package_of
 from agl.errors import PluginError
+from agl.installed import plain_name
 
 GROUPS = ("agl.algorithms", "agl.stores", "agl.engines", "agl.executors", "agl.trackers", "agl.rewards")
 _KNOWN_PACKAGES = {
