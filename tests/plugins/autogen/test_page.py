@@ -19,6 +19,9 @@ def answer(body):
 
 
 @pytest.mark.filterwarnings("ignore:Resolved model mismatch")
+@pytest.mark.filterwarnings(
+    "ignore:unclosed :ResourceWarning"
+)  # of a client that the page's runs use one after the other, each in its own loop
 def test_every_block_runs_in_the_order_of_the_page(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("OPENAI_API_KEY", "users-key")
