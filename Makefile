@@ -77,7 +77,7 @@ test-plugins:    ## the tests of each plugin in an environment of its own, with 
 		case $$plugin-$$version in *-and-*-oldest) continue;; esac; \
 		echo "$$plugin, $$version frameworks"; \
 		$(PYTHON) tools/setup_plugin.py $$plugin $$(test $$version = newest || echo --$$version); \
-		AGL_TEST_PLUGIN=$$plugin .venv-$$plugin$$(test $$version = newest || echo -$$version)/bin/pytest -n 2 --dist loadfile tests/plugins/$$plugin $(ARGS); \
+		AGL_TEST_PLUGIN=$$plugin AGL_TEST_VERSIONS=$$version .venv-$$plugin$$(test $$version = newest || echo -$$version)/bin/pytest -n 2 --dist loadfile tests/plugins/$$plugin $(ARGS); \
 	done; done
 
 test-examples-plugins: ## the example packages of examples/plugins, each in an environment of its own

@@ -4,6 +4,7 @@ Every framework runs in an environment of its own. So the transitions of all fou
 """
 
 import json
+import os
 import re
 import sys
 from pathlib import Path
@@ -68,6 +69,7 @@ class MathAgentChecks:
         assert text not in json.dumps(plain)
         assert changed["messages"][1:] == plain["messages"][1:]
 
+    @pytest.mark.skipif(os.environ.get("AGL_TEST_VERSIONS") == "oldest", reason="the model was made from what the newest frameworks send")
     def test_the_embedded_model_was_made_from_what_it_sends(self, agent):
         from record_shapes import SHAPES, record
 
