@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -12,9 +11,10 @@ from aiohttp import web
 from agl.errors import EngineError
 from agl_grpo.engine import Answer, Completion, Delta
 from agl_grpo.protocol import RequestError
+from agl_grpo.streaming import ChunkWriter, stream
 from agl_grpo.text import Detokenizer
 from agl_grpo.text_protocol import TextRequest, parse_text
-from agl_grpo.wire import json_answer, sse, usage
+from agl_grpo.wire import json_answer, usage
 
 if TYPE_CHECKING:
     from agl_grpo.server import Server
@@ -72,53 +72,30 @@ class TextCompletions:
         return {"tokens": [told(token) for token in ids], "token_logprobs": list(logprobs), "top_logprobs": best, "text_offset": []}
 
     async def _stream(self, request: web.Request, asked: TextRequest, ids: list[int]) -> web.StreamResponse:
-        response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-cache"})
-        async with contextlib.aclosing(self.server.engine.stream(ids, asked.sampling)) as deltas:
-            first = await anext(deltas)  # until there is a token an error still has a status
-            await response.prepare(request)
-            writer = _TextChunks(self, asked, ids, self.server.head("text_completion", first.version))
-            try:
-                await response.write(writer.opening() + writer.chunk(first))
-                async for delta in deltas:
-                    await response.write(writer.chunk(delta))
-            except EngineError as error:
-                await response.write(sse(RequestError(str(error), code="engine_error", status=503).body()))
-                return response
-            await response.write(writer.closing())
-        await response.write_eof()
-        return response
+        deltas = self.server.engine.stream(ids, asked.sampling)
+        return await stream(request, deltas, lambda version: _TextChunks(self, asked, ids, self.server.head("text_completion", version)))
 
 
-class _TextChunks:
-    """Writes the chunks of one streamed request."""
-
+class _TextChunks(ChunkWriter):
     def __init__(self, completions: TextCompletions, asked: TextRequest, ids: list[int], head: dict[str, Any]) -> None:
-        self._completions, self._asked, self._ids, self._head = completions, asked, ids, head
+        super().__init__(head, len(ids), include_usage=asked.include_usage)
+        self._completions, self._asked, self._ids = completions, asked, ids
         engine = completions.server.engine
         self._text = [Detokenizer(engine.tokenizer, asked.sampling.stop) for _ in range(asked.sampling.n)]
-        self._sampled = 0
 
     def opening(self) -> bytes:
         """The prompt's ids, where they are asked for."""
         ids = {"prompt_token_ids": self._ids} if self._asked.token_ids else {}
-        return self._event([{"index": index, "text": "", "finish_reason": None, **ids} for index in range(len(self._text))])
+        return self.event([{"index": index, "text": "", "finish_reason": None, **ids} for index in range(len(self._text))])
 
     def chunk(self, delta: Delta) -> bytes:
         """One token, or the end of one choice."""
         text, engine = self._text[delta.choice], self._completions.server.engine
         choice: dict[str, Any] = {"index": delta.choice, "text": "", "finish_reason": delta.finish_reason, "logprobs": None}
         if delta.token_id is None:
-            return self._event([choice | {"text": text.push([], final=True), "stop_reason": text.stop}])
-        self._sampled += 1
+            return self.event([choice | {"text": text.push([], final=True), "stop_reason": text.stop}])
+        self.sampled += 1
         choice["text"] = text.push([] if engine.ends(delta.token_id) else [delta.token_id])
         if self._asked.logprobs:
             choice["logprobs"] = self._completions._logprobs([delta.token_id], [delta.logprob or 0.0], [delta.top] if delta.top else [])
-        return self._event([choice | ({"token_ids": [delta.token_id]} if self._asked.token_ids else {})])
-
-    def closing(self) -> bytes:
-        """Usage where it was asked for, and the end mark."""
-        end = b"data: [DONE]\n\n"
-        return self._event([], usage=usage(len(self._ids), self._sampled)) + end if self._asked.include_usage else end
-
-    def _event(self, choices: list[dict[str, Any]], **more: Any) -> bytes:
-        return sse({**self._head, "choices": choices, **({"usage": None} if self._asked.include_usage else {}), **more})
+        return self.event([choice | ({"token_ids": [delta.token_id]} if self._asked.token_ids else {})])

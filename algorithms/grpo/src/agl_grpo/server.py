@@ -17,9 +17,10 @@ from agl_grpo.completions import TextCompletions
 from agl_grpo.engine import Answer, Delta, Engine
 from agl_grpo.protocol import ChatRequest, RequestError, parse
 from agl_grpo.sampling import Sampling
+from agl_grpo.streaming import ChunkWriter, stream
 from agl_grpo.text import Detokenizer
 from agl_grpo.tools import split_tool_calls
-from agl_grpo.wire import json_answer, sse, usage
+from agl_grpo.wire import json_answer, usage
 
 
 class Server:
@@ -218,37 +219,17 @@ class Server:
     # --- streaming ----------------------------------------------------------------------------------------------------
 
     async def _stream(self, request: web.Request, chat: ChatRequest, prompt_ids: list[int]) -> web.StreamResponse:
-        response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-cache"})
         deltas = self.engine.stream(prompt_ids, chat.sampling)
-        try:
-            # The first token decides whether there is an answer at all: until then an error still has a status.
-            first = await anext(deltas)
-            await response.prepare(request)
-            writer = _Chunks(self, chat, prompt_ids, self.head("chat.completion.chunk", first.version))
-            await response.write(writer.opening())
-            await response.write(writer.chunk(first))
-            try:
-                async for delta in deltas:
-                    await response.write(writer.chunk(delta))
-            except EngineError as error:
-                await response.write(sse(RequestError(str(error), code="engine_error", status=503).body()))
-                return response
-            await response.write(writer.closing())
-            await response.write_eof()
-            return response
-        finally:
-            await deltas.aclose()
+        return await stream(request, deltas, lambda version: _Chunks(self, chat, prompt_ids, self.head("chat.completion.chunk", version)))
 
 
-class _Chunks:
-    """Writes the chunks of one streamed request."""
-
+class _Chunks(ChunkWriter):
     def __init__(self, server: Server, chat: ChatRequest, prompt_ids: list[int], head: dict[str, Any]) -> None:
-        self.server, self.chat, self.prompt_ids, self.head = server, chat, prompt_ids, head
+        super().__init__(head, len(prompt_ids), include_usage=chat.include_usage)
+        self.server, self.chat, self.prompt_ids = server, chat, prompt_ids
         self._text = [Detokenizer(server.engine.tokenizer, chat.sampling.stop) for _ in range(chat.sampling.n)]
         # With tools the text waits for the end: only then is it known what of it is a call.
         self._kept = [""] * chat.sampling.n
-        self._sampled = 0
 
     def opening(self) -> bytes:
         """Role of each choice, and the prompt's ids."""
@@ -256,7 +237,7 @@ class _Chunks:
             {"index": index, "delta": {"role": "assistant", "content": ""}, "finish_reason": None, "logprobs": None}
             for index in range(len(self._text))
         ]
-        return self._event(choices, **({"prompt_token_ids": self.prompt_ids} if self.chat.token_ids else {}))
+        return self.event(choices, **({"prompt_token_ids": self.prompt_ids} if self.chat.token_ids else {}))
 
     def chunk(self, delta: Delta) -> bytes:
         """One token, or the end of one choice."""
@@ -265,8 +246,8 @@ class _Chunks:
         if delta.token_id is None:
             choice["delta"], choice["finish_reason"] = self._ending(index, delta.finish_reason or "stop")
             choice["stop_reason"] = self._text[index].stop
-            return self._event([choice])
-        self._sampled += 1
+            return self.event([choice])
+        self.sampled += 1
         text = self._text[index].push([] if server.engine.ends(delta.token_id) else [delta.token_id])
         if self.chat.tools:
             self._kept[index] += text
@@ -276,7 +257,7 @@ class _Chunks:
             choice["logprobs"] = {"content": server._logprobs([delta.token_id], [delta.logprob or 0.0], [delta.top or []]), "refusal": None}
         if self.chat.token_ids:
             choice["token_ids"] = [delta.token_id]
-        return self._event([choice])
+        return self.event([choice])
 
     def _ending(self, index: int, reason: str) -> tuple[dict[str, Any], str]:
         text = self._kept[index] + self._text[index].push([], final=True)
@@ -284,14 +265,6 @@ class _Chunks:
         if "tool_calls" in message:
             message["tool_calls"] = [{"index": at, **call} for at, call in enumerate(message["tool_calls"])]
         return {key: value for key, value in message.items() if value}, reason
-
-    def closing(self) -> bytes:
-        """Usage where it was asked for, and the end mark."""
-        end = b"data: [DONE]\n\n"
-        return self._event([], usage=usage(len(self.prompt_ids), self._sampled)) + end if self.chat.include_usage else end
-
-    def _event(self, choices: list[dict[str, Any]], **more: Any) -> bytes:
-        return sse({**self.head, "choices": choices, **({"usage": None} if self.chat.include_usage else {}), **more})
 
 
 @asynccontextmanager
