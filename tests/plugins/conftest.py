@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import importlib.metadata
 import os
+import sys
 import time
 import tomllib
 from collections import Counter
@@ -38,6 +39,7 @@ os.environ.setdefault("CREWAI_TRACING_ENABLED", "false")
 
 ROOT = Path(__file__).parents[2]
 HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE))  # what several folders share: `math_agent_checks`, `nested_checks`
 REQUIRED = os.environ.get("AGL_TEST_PLUGIN", "")
 
 

@@ -7,11 +7,9 @@ from autogen_agentchat.agents import AssistantAgent
 from autogen_agentchat.teams import RoundRobinGroupChat
 from autogen_ext.models.openai import OpenAIChatCompletionClient
 from langchain.agents import create_agent
-from langchain_core.tools import tool
 from langgraph.graph import START, StateGraph
+from nested_checks import answer, count
 
-import agl
-from agl.testing import Reply
 from agl_autogen import plugin as of_autogen
 from agl_langgraph import plugin as of_langgraph
 
@@ -28,21 +26,6 @@ async def client():
     made = OpenAIChatCompletionClient(model="users-model", base_url="http://127.0.0.1:9/v1", api_key="users-key", model_info=INFO)
     yield made
     await made.close()
-
-
-@tool
-def count(word: str) -> int:
-    """Count the letters of a word."""
-    agl.emit_reward(len(word), "letters")
-    return len(word)
-
-
-def answer(body):
-    """Each conversation calls the tool that it offers once."""
-    offered = [item["function"]["name"] for item in body.get("tools", ())]
-    used = any(message["role"] == "tool" for message in body["messages"])
-    arguments = {"count": {"word": "cat"}, "look_up": {"topic": "cats"}}
-    return "ok" if used or not offered else Reply(None, [(offered[0], arguments[offered[0]])])
 
 
 @pytest.mark.parametrize("asynchronous", [False, True])

@@ -6,12 +6,12 @@ import crewai
 import pytest
 from crewai.tools import tool as crew_tool
 from langchain.agents import create_agent
-from langchain_core.tools import tool
 from langgraph.graph import START, StateGraph
+from nested_checks import answer, count
 
 import agl
 from agl.spans import SpanKind
-from agl.testing import Reply, ScriptedServer
+from agl.testing import ScriptedServer
 from agl_crewai import plugin as of_crewai
 from agl_langgraph import plugin as of_langgraph
 
@@ -23,21 +23,6 @@ RESEARCH = ["researcher", ["model", ["ChatOpenAI"]], ["tools", ["count"]], ["mod
 @pytest.fixture(params=[(of_crewai, of_langgraph), (of_langgraph, of_crewai)], ids=["crewai first", "langgraph first"])
 def attempts(attempts_of, request):
     return attempts_of(*request.param)
-
-
-@tool
-def count(word: str) -> int:
-    """Count the letters of a word."""
-    agl.emit_reward(len(word), "letters")
-    return len(word)
-
-
-def answer(body):
-    """Each conversation calls the tool that it offers once."""
-    offered = [item["function"]["name"] for item in body.get("tools", ())]
-    used = any(message["role"] == "tool" for message in body["messages"])
-    arguments = {"count": {"word": "cat"}, "look_up": {"topic": "cats"}}
-    return "ok" if used or not offered else Reply(None, [(offered[0], arguments[offered[0]])])
 
 
 def crew_with(*tools):

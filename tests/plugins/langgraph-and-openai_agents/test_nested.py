@@ -5,11 +5,9 @@ from typing import TypedDict
 import agents
 import pytest
 from langchain.agents import create_agent
-from langchain_core.tools import tool
 from langgraph.graph import START, StateGraph
+from nested_checks import answer, count
 
-import agl
-from agl.testing import Reply
 from agl_langgraph import plugin as of_langgraph
 from agl_openai_agents import plugin as of_agents
 
@@ -19,21 +17,6 @@ agents.set_trace_processors([])  # nothing is sent to OpenAI; as a user does it
 @pytest.fixture(params=[(of_agents, of_langgraph), (of_langgraph, of_agents)], ids=["agents first", "langgraph first"])
 def attempts(attempts_of, request):
     return attempts_of(*request.param)
-
-
-@tool
-def count(word: str) -> int:
-    """Count the letters of a word."""
-    agl.emit_reward(len(word), "letters")
-    return len(word)
-
-
-def answer(body):
-    """Each conversation calls the tool that it offers once."""
-    offered = [item["function"]["name"] for item in body.get("tools", ())]
-    used = any(message["role"] == "tool" for message in body["messages"])
-    arguments = {"count": {"word": "cat"}, "look_up": {"topic": "cats"}}
-    return "ok" if used or not offered else Reply(None, [(offered[0], arguments[offered[0]])])
 
 
 @pytest.mark.parametrize("asynchronous", [False, True])
