@@ -1,6 +1,6 @@
 """Malformed requests to the gateway, in every dialect: each gets an answer or a clear refusal, none a 500, none loses its span.
 
-    python tools/fuzz_gateway.py 10000
+    python tools/fuzz_gateway.py 10000 [SEED]
 
 The upstream answers everything, so that whatever goes wrong is the gateway's. The last line is a JSON object.
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import secrets
 import sys
 import tempfile
 from collections import Counter
@@ -18,7 +19,7 @@ from typing import Any
 
 import aiohttp
 from aiohttp import web
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
 from agl.context import ActiveAttempt
@@ -219,11 +220,12 @@ async def answer(request: web.Request) -> web.StreamResponse:
     return web.Response(text=f"data: {chunk}\n\ndata: [DONE]\n\n", content_type="text/event-stream")
 
 
-def fuzz(count: int) -> dict[str, Any]:
+def fuzz(count: int, chance: int) -> dict[str, Any]:
     """Send requests; returns what came of them.
 
     Args:
         count: how many.
+        chance: the seed; one seed sends the same requests again.
 
     Raises:
         AssertionError: an answer, or the record, is not as it must be.
@@ -236,6 +238,7 @@ def fuzz(count: int) -> dict[str, Any]:
         runner.run(bench.open())
         try:
 
+            @seed(chance)
             @settings(max_examples=count, deadline=None, database=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
             @given(requests)
             def one(request: tuple[str, bytes, dict[str, str]]) -> None:
@@ -248,6 +251,7 @@ def fuzz(count: int) -> dict[str, Any]:
     assert not bench.logged, bench.logged[:3]
     assert spans == bench.calls, f"{bench.calls} calls, {spans} spans"
     return {
+        "seed": chance,
         "requests": sum(bench.statuses.values()),
         "statuses": dict(sorted(bench.statuses.items())),
         "calls": bench.calls,
@@ -256,4 +260,6 @@ def fuzz(count: int) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(fuzz(int(sys.argv[1]) if len(sys.argv) > 1 else 10_000)))
+    given_count = int(sys.argv[1]) if len(sys.argv) > 1 else 10_000
+    given_seed = int(sys.argv[2]) if len(sys.argv) > 2 else secrets.randbits(32)
+    print(json.dumps(fuzz(given_count, given_seed)))

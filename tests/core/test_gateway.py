@@ -262,6 +262,12 @@ async def test_a_body_that_is_no_json_object_is_refused(desk, raw):
     assert (status, body["error"]["code"]) == (400, "invalid_json")
 
 
+@pytest.mark.parametrize("coding", ["gzip", "deflate"])
+async def test_a_body_that_cannot_be_unpacked_is_refused(desk, coding):
+    status, body, _ = await desk.post(raw=b'{"model": "m"}', headers={"Content-Encoding": coding})
+    assert (status, body["error"]["code"]) == (400, "invalid_body")
+
+
 # What goes wrong.
 
 

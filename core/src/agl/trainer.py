@@ -173,14 +173,8 @@ class Trainer:
         self.credit, adapter = split_credit(adapter)
         self.adapter = as_adapter(adapter)
         self.roles = Roles(self.adapter.agent_match, roles)
-        algorithm = algorithm if algorithm is not None else settings.algorithm
-        self.algorithm = _algorithm(algorithm, all_settings) if isinstance(algorithm, str) else algorithm
-        if self.algorithm is not None and not isinstance(self.algorithm, Algorithm):
-            raise ConfigError(f"`algorithm` must be an `agl.Algorithm` or the name of one, given was {self.algorithm!r}")
-        self.initial_resources = dict(initial_resources or {})
-        for name, value in self.initial_resources.items():
-            if not isinstance(cast(object, value), (LLM, PromptTemplate)):
-                raise ConfigError(f"`initial_resources[{name!r}]` must be an `agl.LLM` or `agl.PromptTemplate`, given was {value!r}")
+        self.algorithm = _algorithm(algorithm if algorithm is not None else settings.algorithm, all_settings)
+        self.initial_resources = _resources(initial_resources or {})
         if self.algorithm is None:  # else its own models are known when it has started
             self.roles.check(Resources(version=0, values=self.initial_resources).llms())
         store = store if store is not None else settings.store or DEFAULT_STORE
@@ -188,13 +182,10 @@ class Trainer:
         self.executor = _executor_class(executor or settings.executor or f"{CORE}:thread")
         self.trackers = make_trackers(trackers if trackers is not None else settings.trackers or ())
         self.seed = seed
-        self.timeout, self.max_attempts, self.failure_reward = timeout, _at_least(1, max_attempts, "max_attempts"), failure_reward
-        if timeout is not None and timeout <= 0:
-            raise ConfigError(f"`timeout` must be positive seconds or None, given was {timeout!r}")
+        self.timeout, self.max_attempts = _seconds(timeout, "timeout"), _at_least(1, max_attempts, "max_attempts")
+        self.failure_reward = failure_reward
         self.failures = read_policies(failures if failures is not None else settings.failures, max_attempts)
-        self.reward_timeout = reward_timeout if reward_timeout is not None else settings.reward_timeout
-        if self.reward_timeout is not None and not self.reward_timeout > 0:
-            raise ConfigError(f"`reward_timeout` must be positive seconds or None, given was {self.reward_timeout!r}")
+        self.reward_timeout = _seconds(reward_timeout if reward_timeout is not None else settings.reward_timeout, "reward_timeout")
         self.takes_rewards = _takes_rewards(agent_rewards or settings.agent_rewards or "accept")
         self.host, self.gateway_port = host, gateway_port
         self.console = Console(quiet=quiet)
@@ -203,10 +194,7 @@ class Trainer:
         self.plugins = Plugins([*plugins, *hooks, *(given.plugin() for given in self.rewards)])
         self._weights()  # refuses what cannot work
         self.plugins.check()
-        if self.credit is not None and (brought := self.plugins.brings_credit()):
-            raise ConfigError(
-                f"credit is assigned by the plugin `{brought}`, and `adapter` names `{self.credit.name}`; take one of them away"
-            )
+        self._check_credit()
         self.plugins.configure(self._config())
 
     def fit(
@@ -444,6 +432,12 @@ class Trainer:
             if summary := given.summary():
                 self.console.say(f"reward {given.name}: {summary}")
 
+    def _check_credit(self) -> None:
+        if self.credit is not None and (brought := self.plugins.brings_credit()):
+            raise ConfigError(
+                f"credit is assigned by the plugin `{brought}`, and `adapter` names `{self.credit.name}`; take one of them away"
+            )
+
     def _check_resources(self) -> None:
         """Refuse to start when an endpoint cannot be reached, rather than fail each rollout."""
         if not self.initial_resources:
@@ -457,7 +451,7 @@ class Trainer:
         """What a resumed run must share with its beginning, as JSON."""
         pattern = self.roles.pattern.pattern if self.roles.pattern else None
         options = {f"algorithm.{name}": value for name, value in (self.algorithm.config() if self.algorithm else {}).items()}
-        given = {
+        given: dict[str, Any] = {
             "algorithm": self.algorithm.name if self.algorithm else None,
             "agent_match": pattern,
             "roles": self.roles.roles,
@@ -486,9 +480,27 @@ def _first(dataset: Any) -> Any:
     return list(itertools.islice(cast("Iterable[Any]", dataset), DEV_TASKS))
 
 
-def _algorithm(name: str, settings: Settings) -> Any:
-    """An algorithm by name, with the options that the settings have for it."""
-    return load("agl.algorithms", name)(**settings.algorithms.get(name.rpartition(":")[2], {}))
+def _algorithm(given: Any, settings: Settings) -> Algorithm | None:
+    """The algorithm itself; one that is named has the options that the settings have for it."""
+    if isinstance(given, str):
+        options: Any = settings.algorithms.get(given.rpartition(":")[2], {})
+        given = load("agl.algorithms", given)(**options)
+    if given is not None and not isinstance(given, Algorithm):
+        raise ConfigError(f"`algorithm` must be an `agl.Algorithm` or the name of one, given was {given!r}")
+    return given
+
+
+def _resources(given: Mapping[str, Any]) -> dict[str, Resource]:
+    for name, value in given.items():
+        if not isinstance(value, (LLM, PromptTemplate)):
+            raise ConfigError(f"`initial_resources[{name!r}]` must be an `agl.LLM` or `agl.PromptTemplate`, given was {value!r}")
+    return dict(given)
+
+
+def _seconds(given: float | None, name: str) -> float | None:
+    if given is not None and not given > 0:
+        raise ConfigError(f"`{name}` must be positive seconds or None, given was {given!r}")
+    return given
 
 
 def _at_least(least: int, value: Any, name: str) -> int:

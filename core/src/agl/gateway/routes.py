@@ -93,6 +93,8 @@ class Routes:
                 problem = Problem(
                     400, f"the body is nested too deeply: more than {MAX_NESTING} lists and objects in each other", "invalid_json"
                 )
+            except web.RequestPayloadError as error:
+                problem = Problem(400, f"the body cannot be read: {error}", "invalid_body")
             except Problem as told:
                 problem = told
             spoken = dialect or (MESSAGES if "anthropic-version" in request.headers else CHAT)
