@@ -1,0 +1,73 @@
+"""Options of the searches."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class GuardOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a new text must keep to."""
+
+    required: dict[str, tuple[str, ...]] = {}
+    """Literals that must stay in a prompt, by its name."""
+    max_growth: float = 4.0
+    """Length allowed, as a multiple of the seed's; any text may have 2,000 characters."""
+    copy_words: int = 12
+    """Words in a row that may not come from a training record; 0 for no check."""
+    repairs: int = 1
+    """Tries at mending a refused text."""
+
+
+class RacingOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Options of `Racing`."""
+
+    max_rollouts: int = 240
+    """Budget of the whole search, the probe and the final included. Never exceeded."""
+    concurrency: int = 2
+    """Expansions (a parent, its new children and their screening) at the same time."""
+    confidence: float = 0.9
+    """The seed is returned unless P(winner > seed) is at least this."""
+    perfect_reward: float = 1.0
+    """A reward of this or more leaves nothing to criticise."""
+    probe_tasks: int = 8
+    """Tasks of the probe; as many again when all of them are perfect."""
+    probe_repeats: int = 2
+    """Rollouts of the seed on each of them."""
+    screen_tasks: int = 6
+    """Common tasks on which a parent and its children are drawn anew."""
+    siblings: int = 2
+    """New children in one expansion; they share the parent's new draws."""
+    reserve: float = 0.3
+    """Share of the budget kept for the final."""
+    finalists: int = 4
+    """Candidates in the final, the seed not counted."""
+    failures_shown: int = 4
+    """Bad rollouts for one proposal."""
+    successes_shown: int = 1
+    """Good rollouts beside them, for contrast."""
+    rejected_shown: int = 8
+    """Ideas that did not help, told to the proposer."""
+    patience: int = 20
+    """Proposals in a row without a usable text after which the search goes to its final."""
+    step_sd: float = 0.3
+    """How far a child is from its parent a priori, in standard deviations of the rewards."""
+    guards: GuardOptions = GuardOptions()
+
+
+class BeamOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Options of `Beam`, with the reference's names and defaults."""
+
+    gradient_batch_size: int = 4
+    """Training tasks that a parent is run on before it is criticised."""
+    val_batch_size: int = 16
+    """Validation tasks on which a round's candidates are compared."""
+    beam_width: int = 4
+    """Candidates that survive a round."""
+    branch_factor: int = 4
+    """Children of each parent in a round."""
+    beam_rounds: int = 3
+    """Rounds."""
+    run_initial_validation: bool = True
+    """Whether the seed is scored on all validation tasks first."""
+    perfect_reward: float = 1.0
+    """Only tells the proposer which rollouts failed; the reference does not use it."""
