@@ -502,3 +502,65 @@ def test_an_observer_that_fails_does_not_stop_the_run_and_its_failures_are_count
     made.fit(agent, TASKS)
     assert made.plugins.observer_failures == {"watcher.agl_step_ended": 3}
     assert "plugin hook watcher.agl_step_ended failed 3 times" in capsys.readouterr().out
+
+
+class TwoPrompts(agl.Algorithm):
+    """Runs two versions at the same time, and returns the one that is told."""
+
+    name = "two-prompts"
+    only_prompts = True
+
+    def __init__(self, returns="1"):
+        self.returns, self.groups = returns, []
+
+    async def fit(self, run):
+        versions = [await run.publish(prompt=agl.PromptTemplate(template=text)) for text in ("1", "2")]
+        tasks = list(run.train)[:2]
+        self.groups = await asyncio.gather(*(run.rollout(tasks, resources=each, key=f"v{n}") for n, each in enumerate(versions)))
+        await run.publish(prompt=agl.PromptTemplate(template=self.returns), metrics={})
+
+    def summary(self):
+        return f"the prompt is {self.returns}"
+
+
+def test_rollouts_of_two_versions_run_at_the_same_time_each_under_its_own():
+    algorithm = TwoPrompts()
+    agl.Trainer(algorithm=algorithm, initial_resources=PROMPT, quiet=True).fit(agent, TASKS)
+    assert [group.rewards for groups in algorithm.groups for group in groups] == [[1.0], [1.0], [2.0], [2.0]]
+    rollouts = [group.results[0].rollout for groups in algorithm.groups for group in groups]
+    assert len({rollout.seed for rollout in rollouts}) == len({rollout.group_id for rollout in rollouts}) == 4
+    assert rollouts[0].group_id == "v0-train-0"
+
+
+def test_the_test_set_is_not_measured_twice_with_the_same_prompts():
+    calls = []
+
+    @agl.rollout
+    def counted(task, prompt, rollout):
+        calls.append(rollout.mode)
+        return float(prompt.template)
+
+    for returns, tests, after in (("0", 6, 0.0), ("2", 12, 2.0)):
+        calls.clear()
+        result = agl.Trainer(algorithm=TwoPrompts(returns), initial_resources=PROMPT, quiet=True).fit(counted, TASKS, test_dataset=TASKS)
+        assert (calls.count("test"), result.before.mean, result.after.mean) == (tests, 0.0, after)
+
+
+def test_a_result_says_what_the_algorithm_says_and_shows_how_the_prompt_changed():
+    result = agl.Trainer(algorithm=TwoPrompts(), initial_resources=PROMPT, quiet=True).fit(agent, TASKS)
+    assert result.summary().startswith("the prompt is 1\nrun ")
+    assert result.diff("prompt") == result.diff() == "--- prompt (before)\n+++ prompt (after)\n@@ -1 +1 @@\n-0\n+1\n"
+    with pytest.raises(NotFoundError, match=r"no prompt `other`; the run began with \['prompt'\]"):
+        result.diff("other")
+
+
+def test_a_terminal_has_one_bar_at_a_time(monkeypatch):
+    from agl.console import Console
+
+    console = Console()
+    monkeypatch.setattr(type(console._rich), "is_terminal", True)
+    with console.rollouts("outer", 2) as outer, console.rollouts("inner", 1) as inner:
+        inner(1)
+        outer(2)
+    with console.rollouts("next", 1) as following:
+        following(1)

@@ -18,6 +18,8 @@ class Algorithm:
     """
 
     name = "algorithm"
+    only_prompts = False
+    """Whether nothing but prompts changes, so that equal resources are the same agent and are not measured twice on the test set."""
 
     def config(self) -> dict[str, Any]:
         """The options, as JSON, for the record of the run."""
@@ -32,6 +34,10 @@ class Algorithm:
             ConfigError: a model, a device or a package is missing, with what to type.
         """
         return ""
+
+    def summary(self) -> str | None:
+        """What came out of the last `fit`, in a sentence, for `FitResult.summary`; None when there is nothing to say but the rewards."""
+        return None
 
     async def start(self, run: Run) -> Mapping[str, Resource]:
         """Bring up what serves the first resources (an engine, say), at the run's restored state if it has one.

@@ -27,6 +27,7 @@ class Console:
         self._started = time.monotonic()
         self._first_step: int | None = None
         self._told: set[str] = set()
+        self._has_bar = False
 
     def say(self, text: str) -> None:
         """A line of text, without markup."""
@@ -38,14 +39,18 @@ class Console:
 
     @contextlib.contextmanager
     def rollouts(self, label: str, total: int) -> Generator[Callable[[int], None]]:
-        """A bar over rollouts; yields a function that takes how many have ended."""
-        if not self._rich.is_terminal or self._rich.quiet:
+        """A bar over rollouts; yields a function that takes how many have ended. A terminal has one bar at a time: the outermost."""
+        if not self._rich.is_terminal or self._rich.quiet or self._has_bar:
             yield lambda ended: None
             return
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-        with Progress(*columns, console=self._rich, transient=True) as progress:
-            task = progress.add_task(f"{label} rollouts", total=total)
-            yield lambda ended: progress.update(task, completed=ended)
+        self._has_bar = True
+        try:
+            with Progress(*columns, console=self._rich, transient=True) as progress:
+                task = progress.add_task(f"{label} rollouts", total=total)
+                yield lambda ended: progress.update(task, completed=ended)
+        finally:
+            self._has_bar = False
 
     def step(self, metrics: Mapping[str, Any]) -> None:
         """One line for a finished step."""

@@ -187,6 +187,15 @@ def unused(values: Mapping[str, Resource], results: Iterable[RolloutResult]) -> 
     return [name for name in _named(values) if name not in used]
 
 
+def prompt_diff(old: Mapping[str, PromptTemplate], new: Mapping[str, PromptTemplate]) -> str:
+    """Unified diffs of the prompts that have both names and differ, one after the other; empty when none does."""
+    lines: list[str] = []
+    for name in sorted(old.keys() & new.keys()):
+        texts = [(template.template + "\n").splitlines() for template in (old[name], new[name])]
+        lines += difflib.unified_diff(*texts, f"{name} (before)", f"{name} (after)", lineterm="", n=1_000)
+    return "".join(f"{line}\n" for line in lines)
+
+
 def _named(values: Mapping[str, Resource]) -> list[str]:
     return [name for name, value in values.items() if isinstance(value, PromptTemplate) and "." in name]
 

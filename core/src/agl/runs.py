@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import hashlib
 import json
 import random
@@ -22,7 +23,7 @@ from agl.feedback import late_rewards
 from agl.learned import drop_learned, write_learned
 from agl.plugins import Plugins
 from agl.prompting import prompts_of, unused
-from agl.resources import Resource, Resources
+from agl.resources import PromptTemplate, Resource, Resources
 from agl.results import Evaluation, Group, RolloutResult
 from agl.roles import Roles
 from agl.rollouts import RETRY, Failure, Rollout, new_id
@@ -111,6 +112,8 @@ class Run:
         """The newest published version."""
         self.restored: Path | None = None
         """Folder of the checkpoint that this run goes on from."""
+        self.prompts: Mapping[str, PromptTemplate] = {}
+        """The agent's own prompts, by the names under which resources replace them; empty where they are not known before it runs."""
         self._plugins, self._roles, self._timeout, self._max_attempts = plugins, roles, timeout, max_attempts
         self._verdicts = Verdicts(store, plugins, weights or Weights(active=plugins.compares()))
         self._trackers = Trackers() if trackers is None else trackers
@@ -126,11 +129,23 @@ class Run:
             self._step_started = time.monotonic()
             yield self.step
 
-    async def rollout(self, tasks: Sequence[Task], *, n: int = 1, mode: Mode = Mode.TRAIN, strict: bool = True) -> list[Group]:
-        """Run the agent `n` times on each task under the newest resources; returns when all have ended.
+    async def rollout(
+        self,
+        tasks: Sequence[Task],
+        *,
+        n: int = 1,
+        mode: Mode = Mode.TRAIN,
+        strict: bool = True,
+        resources: Resources | None = None,
+        key: str | None = None,
+    ) -> list[Group]:
+        """Run the agent `n` times on each task; returns when all have ended. Calls may run at the same time.
 
         Args:
             strict: raise when a batch went wrong as a whole, rather than return it.
+            resources: the published version to run under; None for the newest.
+            key: at most 24 characters after which groups and seeds are named, in place of the step. Calls of one step that must not have the
+                same seeds need different ones.
 
         Returns:
             One group per task, in the order given, with every rollout in it: failed ones are classed.
@@ -140,8 +155,9 @@ class Run:
             RewardError: most rollouts have no usable reward.
             AglError: every rollout failed.
         """
-        weights = self._verdicts.weights.for_group(n)
-        rollouts = [self._rollout(task, index, sample, mode, weights) for index, task in enumerate(tasks) for sample in range(n)]
+        used = self.resources if resources is None else resources
+        make = functools.partial(self._rollout, mode=mode, key=key, version=used.version, weights=self._verdicts.weights.for_group(n))
+        rollouts = [make(task, index, sample) for index, task in enumerate(tasks) for sample in range(n)]
         await self.store.enqueue(rollouts)
         ids = [rollout.rollout_id for rollout in rollouts]
         await self._wait(ids, str(mode))
@@ -151,23 +167,26 @@ class Run:
         results = [result for group in groups for result in group.results]
         if names := self._verdicts.uncounted(results):
             self.console.say(f"  the rewards {names} are recorded only: `reward_weights` gives them no weight")
-        self._say_unused_prompts(results)
+        self._say_unused_prompts(results, used)
         if strict:
             self._check(results, {**late, **missing})
         return groups
 
-    def _rollout(self, task: Task, index: int, sample: int, mode: Mode, weights: dict[str, float] | None) -> Rollout:
+    def _rollout(
+        self, task: Task, index: int, sample: int, *, mode: Mode, key: str | None, version: int, weights: dict[str, float] | None
+    ) -> Rollout:
         task = msgspec.structs.replace(task, mode=mode)
         step = self.step if mode == Mode.TRAIN else self.finished
-        digest = hashlib.blake2b(f"{self.seed}:{step}:{mode}:{index}:{task.task_id}:{sample}".encode(), digest_size=6).digest()
+        name = step if key is None else key
+        digest = hashlib.blake2b(f"{self.seed}:{name}:{mode}:{index}:{task.task_id}:{sample}".encode(), digest_size=6).digest()
         return Rollout(
             rollout_id=new_id("ro"),
             run_id=self.id,
             task=task,
-            group_id=f"{step}-{mode}-{index}",
+            group_id=f"{name}-{mode}-{index}",
             sample=sample,
             step=step,
-            resources_version=self.resources.version,
+            resources_version=version,
             seed=int.from_bytes(digest, "big"),
             timeout=self._timeout,
             max_attempts=self._max_attempts,
@@ -215,10 +234,10 @@ class Run:
         """
         write_learned(self.directory, self.step, rows, advantages, weights)
 
-    def _say_unused_prompts(self, results: Sequence[RolloutResult]) -> None:
+    def _say_unused_prompts(self, results: Sequence[RolloutResult], used: Resources) -> None:
         """Once for each name: a prompt that no call has a place for changes nothing, and can only be seen afterwards."""
         ended = [result for result in results if result.succeeded]
-        new = {name: value for name, value in self.resources.values.items() if name not in self._seen_prompts}
+        new = {name: value for name, value in used.values.items() if name not in self._seen_prompts}
         if not ended or not new:
             return
         self._seen_prompts |= new.keys()

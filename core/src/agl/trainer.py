@@ -22,7 +22,7 @@ from agl.compat.tracing import AdapterSpec, as_adapter
 from agl.console import Console
 from agl.credit import split_credit
 from agl.discovery import CORE
-from agl.errors import ConfigError, GatewayError
+from agl.errors import ConfigError, GatewayError, NotFoundError
 from agl.executors import Executor
 from agl.failures import read_policies
 from agl.gateway.server import Gateway
@@ -31,6 +31,7 @@ from agl.judges import given_rewards
 from agl.loop import frozen_garbage, raises_here, run_in_loop
 from agl.plugins import Plugins
 from agl.prompting import check as check_prompts
+from agl.prompting import prompt_diff
 from agl.registry import load
 from agl.resources import LLM, PromptTemplate, Resource, Resources
 from agl.results import Evaluation, RolloutResult
@@ -68,14 +69,32 @@ class FitResult(msgspec.Struct, frozen=True, kw_only=True):
     """On `test_dataset`, before learning."""
     after: Evaluation | None = None
     """On `test_dataset`, after it."""
+    first: Resources | None = None
+    """The resources that it began with."""
+    said: str | None = None
+    """What the algorithm says of its result, in a sentence."""
 
     @property
     def checkpoint(self) -> Path | None:
         """Folder of the last checkpoint."""
         return max((self.directory / "checkpoints").glob("step-??????"), default=None)
 
+    def diff(self, name: str | None = None) -> str:
+        """How a prompt, or without a name every prompt, changed: a unified diff, empty where nothing did.
+
+        Raises:
+            NotFoundError: there is no such resource.
+        """
+        first = {} if self.first is None else self.first.prompts()
+        if name is not None and name not in first:
+            raise NotFoundError(f"there is no prompt `{name}`; the run began with {sorted(first)}")
+        return prompt_diff({each: first[each] for each in first if name in (None, each)}, self.resources.prompts())
+
     def summary(self) -> str:
-        """The gain in one sentence."""
+        """The gain in one sentence, after what the algorithm itself says of it."""
+        return f"{self.said}\n{self._gain()}" if self.said else self._gain()
+
+    def _gain(self) -> str:
         if self.before is None or self.after is None or self.before.mean is None or self.after.mean is None:
             return f"run {self.run_id}: {self.seconds:.0f} s, no test dataset was given"
         n = len(self.after.results)
@@ -225,6 +244,7 @@ class Trainer:
         async with self._session(agent, datasets, self.store, resume=resume) as run:
             status = "failed"
             try:
+                first = run.resources
                 before = await self._test(run, first=True)
                 started = time.monotonic()
                 await self.algorithm.fit(run)
@@ -245,6 +265,8 @@ class Trainer:
                 seconds=seconds,
                 before=before,
                 after=after,
+                first=first,
+                said=self.algorithm.summary(),
             )
 
     def _how_to_resume(self, run_id: str) -> str:
@@ -255,11 +277,18 @@ class Trainer:
     async def _test(self, run: Run, *, first: bool) -> Evaluation | None:
         if not len(run.test):
             return None
-        done = [line for line in run.read("evaluations.jsonl") if first and line["mode"] == Mode.TEST and line["step"] == 0]
-        if done:  # measured before the run was stopped
-            results = await run.store.results(done[0]["rollouts"])
-            return Evaluation(results=tuple(results), mode="test", step=0, resources_version=done[0]["version"])
+        for line in run.read("evaluations.jsonl"):
+            if line["mode"] == Mode.TEST and await self._holds(run, line, first):
+                results = await run.store.results(line["rollouts"])
+                return Evaluation(results=tuple(results), mode="test", step=line["step"], resources_version=line["version"])
         return await run.evaluate(run.test, mode=Mode.TEST)
+
+    async def _holds(self, run: Run, line: dict[str, Any], first: bool) -> bool:
+        """Whether a test need not be made again: the first one of a run that was stopped, or one of the same prompts."""
+        if first:
+            return line["step"] == 0
+        only_prompts = self.algorithm is not None and self.algorithm.only_prompts
+        return only_prompts and (await run.store.resources(run.id, line["version"])).values == run.resources.values
 
     def dev(self, agent: Any, dev_dataset: Any = None, *, train_dataset: Any = None, val_dataset: Any = None) -> list[RolloutResult]:
         """A dry run of at most ten tasks against `initial_resources`: prints every span as a tree with the reward, changes nothing.
@@ -325,6 +354,7 @@ class Trainer:
             stack.callback(self._say_what_was_isolated)
             trackers = Trackers(() if dry else self.trackers)
             run = await self._open_run(store, datasets, resume, trackers, store.folder if dry else None)
+            run.prompts = prompts or {}
             stack.push_async_callback(_closed, run, trackers)
             tracked = TrackedRun(run_id=run.id, config=self._config(), seed=self.seed, directory=run.directory, step=run.finished)
             await trackers.tell("run_started", tracked)
