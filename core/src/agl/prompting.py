@@ -191,8 +191,8 @@ def prompt_diff(old: Mapping[str, PromptTemplate], new: Mapping[str, PromptTempl
     """Unified diffs of the prompts that have both names and differ, one after the other; empty when none does."""
     lines: list[str] = []
     for name in sorted(old.keys() & new.keys()):
-        texts = [(template.template + "\n").splitlines() for template in (old[name], new[name])]
-        lines += difflib.unified_diff(*texts, f"{name} (before)", f"{name} (after)", lineterm="", n=1_000)
+        before, after = ((template.template + "\n").splitlines() for template in (old[name], new[name]))
+        lines += difflib.unified_diff(before, after, f"{name} (before)", f"{name} (after)", lineterm="", n=1_000)
     return "".join(f"{line}\n" for line in lines)
 
 

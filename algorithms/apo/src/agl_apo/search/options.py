@@ -10,6 +10,8 @@ class GuardOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     required: dict[str, tuple[str, ...]] = {}
     """Literals that must stay in a prompt, by its name."""
+    plain: tuple[str, ...] = ()
+    """Names of prompts in which braces are text, since nothing fills them in."""
     max_growth: float = 4.0
     """Length allowed, as a multiple of the seed's; any text may have 2,000 characters."""
     copy_words: int = 12

@@ -62,6 +62,7 @@ class Racing:
         self._candidates = {SEED: Candidate(candidate_id=SEED, texts=dict(seed_texts))}
         self._hashes = {guards.normalised_hash(seed_texts.values())}
         self._scheduler = Scheduler(seed)
+        self._most = self.options.max_rollouts
         self._held = 0  # rollouts that running processes may still ask for
         self._stage = "probe"
         self._barren = 0
@@ -94,9 +95,15 @@ class Racing:
         """Take the answer to a move."""
         self._scheduler.answered(move, answer)
 
-    def hurry(self, reason: str = "asked to end") -> None:
-        """Start nothing new but the final; for a driver whose seconds or money run out."""
+    def hurry(self, reason: str = "asked to end", most: int | None = None) -> None:
+        """Start nothing new but the final; for a driver whose seconds or money run out.
+
+        Args:
+            most: Rollouts that may still be asked for, those that are under way not counted; None for the whole budget.
+        """
         self._closed = self._closed or reason
+        if most is not None:
+            self._most = min(self._most, self.evidence.spent + self._held + most)
 
     # Stages.
 
@@ -118,7 +125,7 @@ class Racing:
         return self.options.screen_tasks * (self.options.siblings + 1)
 
     def _left(self) -> int:
-        return self.options.max_rollouts - self.evidence.spent - self._held
+        return self._most - self.evidence.spent - self._held
 
     def _affordable(self) -> bool:
         if not self._closed and self._barren >= self.options.patience:
@@ -229,7 +236,7 @@ class Racing:
         options, name = self.options.guards, asked.component
         seed, old = self._candidates[SEED].texts[name], asked.parent.texts[name]
         reason = (
-            guards.check_placeholders(seed, text)
+            (None if name in options.plain else guards.check_placeholders(seed, text))
             or guards.check_required(text, options.required.get(name, ()))
             or guards.check_growth(seed, text, options.max_growth)
         )
@@ -270,7 +277,7 @@ class Racing:
         position = 0
         while arms:
             rounds = max(1, math.ceil(math.log2(len(arms) + 1)))
-            each = (self.options.max_rollouts - self.evidence.spent) // rounds // (len(arms) + 1)
+            each = max(0, self._most - self.evidence.spent) // rounds // (len(arms) + 1)
             if each:
                 tasks = [order[(position + step) % len(order)] for step in range(each)]
                 position += each
