@@ -384,10 +384,10 @@ async def test_a_process_that_left_the_group_does_not_hold_the_attempt_up(run, p
     os.kill(int(note.read_text()), signal.SIGKILL)
 
 
-@pytest.mark.parametrize("presses", [1, 2])
-def test_ctrl_c_of_the_parent_ends_the_programs(tmp_path, presses):
+@contextlib.contextmanager
+def parent_of(command, tmp_path):
+    """A process of its own that evaluates this program, which is to write its process id into the file `pid`."""
     note = tmp_path / "pid"
-    command = f"trap '' TERM INT; echo $$ > {note}; while :; do sleep 1; done"
     code = f"""
         import agl
         trainer = agl.Trainer(initial_resources={{"p": agl.PromptTemplate(template="x")}}, quiet=True, store={str(tmp_path / "s.sqlite")!r})
@@ -400,15 +400,28 @@ def test_ctrl_c_of_the_parent_ends_the_programs(tmp_path, presses):
             assert parent.poll() is None, parent.stderr.read()
             assert time.monotonic() < deadline
             time.sleep(0.05)
-        pid = int(note.read_text())
+        yield parent
+    finally:
+        parent.kill()
+        parent.communicate()
+
+
+@pytest.mark.parametrize("presses", [1, 2])
+def test_ctrl_c_of_the_parent_ends_the_programs(tmp_path, presses):
+    with parent_of("trap '' TERM INT; echo $$ > pid; while :; do sleep 1; done", tmp_path) as parent:
         for _ in range(presses):
             parent.send_signal(signal.SIGINT)
             time.sleep(0.5)
         parent.wait(30)
-    finally:
+    assert asyncio.run(gone(int((tmp_path / "pid").read_text())))
+
+
+def test_a_parent_that_is_killed_leaves_no_program_behind(tmp_path):
+    with parent_of("trap '' TERM INT HUP; sleep 61 & echo $! $$ > pid; while :; do sleep 1; done", tmp_path) as parent:
+        pids = [int(line) for line in (tmp_path / "pid").read_text().split()]
         parent.kill()
-        parent.communicate()
-    assert asyncio.run(gone(pid))
+        parent.wait(30)
+        assert [asyncio.run(gone(pid)) for pid in pids] == [True, True]
 
 
 async def test_what_is_printed_is_kept_within_bounds_and_the_last_line_with_it(run, monkeypatch):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import atexit
 import contextlib
 import os
 import signal
@@ -13,6 +12,8 @@ from typing import Any
 
 import msgspec
 
+from agl.guard import guarded
+
 KEPT_BYTES = 2**20
 """Bytes kept of each stream of a process: the first and the last half of it."""
 GRACE_SECONDS = 2.0
@@ -20,7 +21,6 @@ GRACE_SECONDS = 2.0
 DRAIN_SECONDS = 1.0
 """How long what was printed may take to arrive when the group is dead; only a process that left the group can hold it up."""
 _CHUNK = 2**16
-_GROUPS: set[int] = set()
 
 
 class Ended(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,33 +78,24 @@ async def _started(starting: Coroutine[Any, Any, asyncio.subprocess.Process]) ->
 
 
 async def _ended(process: asyncio.subprocess.Process) -> None:
-    """Wait for the end of a process; a caller that is cancelled ends it. Its group dies with it."""
-    if not _GROUPS:
-        atexit.register(_kill_groups)
-    _GROUPS.add(process.pid)
-    try:
-        await process.wait()
-    finally:
+    """Wait for the end of a process; a caller that is cancelled ends it. Its group dies with it, and with this process."""
+    with guarded(process.pid):
         try:
-            if process.returncode is None:
-                _signal_group(process.pid, signal.SIGTERM)
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(process.wait(), GRACE_SECONDS)
+            await process.wait()
         finally:
-            _signal_group(process.pid, signal.SIGKILL)
-            _GROUPS.discard(process.pid)
-        await process.wait()
+            try:
+                if process.returncode is None:
+                    _signal_group(process.pid, signal.SIGTERM)
+                    with contextlib.suppress(TimeoutError):
+                        await asyncio.wait_for(process.wait(), GRACE_SECONDS)
+            finally:
+                _signal_group(process.pid, signal.SIGKILL)
+            await process.wait()
 
 
 def _signal_group(group: int, number: signal.Signals) -> None:
     with contextlib.suppress(ProcessLookupError, PermissionError):  # nobody is left, or only what the system is about to remove
         os.killpg(group, number)
-
-
-def _kill_groups() -> None:
-    """When Python ends without having waited, after a second Ctrl-C, say."""
-    for group in list(_GROUPS):
-        _signal_group(group, signal.SIGKILL)
 
 
 class _Kept:
