@@ -5,10 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
+from agl.errors import ConfigError
 from agl.resources import Resource
 
 if TYPE_CHECKING:
     from agl.runs import Run
+
+
+class DryRun(msgspec.Struct, frozen=True, kw_only=True):
+    """What a run would be: `Trainer.fit(…, dry_run=True)`."""
+
+    facts: dict[str, str]
+    """Numbers and choices in words, by name."""
+    problems: tuple[str, ...] = ()
+    """What would not work, each with the remedy."""
 
 
 class Algorithm:
@@ -38,6 +50,14 @@ class Algorithm:
     def summary(self) -> str | None:
         """What came out of the last `fit`, in a sentence, for `FitResult.summary`; None when there is nothing to say but the rewards."""
         return None
+
+    def dry_run(self, *, train: int, val: int) -> DryRun:
+        """What a run with so many training and validation tasks would be; starts nothing and loads no weights.
+
+        Raises:
+            ConfigError: this algorithm has none.
+        """
+        raise ConfigError(f"the algorithm `{self.name}` has no dry run; `agl doctor` says whether it can start here")
 
     async def start(self, run: Run) -> Mapping[str, Resource]:
         """Bring up what serves the first resources (an engine, say), at the run's restored state if it has one.

@@ -11,12 +11,12 @@ import tempfile
 import time
 from collections.abc import AsyncGenerator, Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar, Unpack, cast
+from typing import Any, Literal, TypeVar, Unpack, cast, overload
 from urllib.parse import urlsplit
 
 import msgspec
 
-from agl.algorithms import Algorithm
+from agl.algorithms import Algorithm, DryRun
 from agl.compat.options import OldOptions, translate
 from agl.compat.tracing import AdapterSpec, as_adapter
 from agl.console import Console
@@ -216,9 +216,40 @@ class Trainer:
         self._check_credit()
         self.plugins.configure(self._config())
 
+    @overload
     def fit(
-        self, agent: Any, train_dataset: Any, val_dataset: Any = None, *, test_dataset: Any = None, resume: bool | str | None = None
-    ) -> FitResult:
+        self,
+        agent: Any,
+        train_dataset: Any,
+        val_dataset: Any = None,
+        *,
+        test_dataset: Any = None,
+        resume: bool | str | None = None,
+        dry_run: Literal[False] = False,
+    ) -> FitResult: ...
+
+    @overload
+    def fit(
+        self,
+        agent: Any,
+        train_dataset: Any,
+        val_dataset: Any = None,
+        *,
+        test_dataset: Any = None,
+        resume: bool | str | None = None,
+        dry_run: Literal[True],
+    ) -> DryRun: ...
+
+    def fit(
+        self,
+        agent: Any,
+        train_dataset: Any,
+        val_dataset: Any = None,
+        *,
+        test_dataset: Any = None,
+        resume: bool | str | None = None,
+        dry_run: bool = False,
+    ) -> FitResult | DryRun:
         """Let the algorithm learn from the agent's rollouts.
 
         Args:
@@ -227,9 +258,10 @@ class Trainer:
             val_dataset: measured during learning.
             test_dataset: measured once before and once after learning; nothing is chosen by it.
             resume: True for the store's latest unfinished run, or a run's id: goes on after its last checkpoint.
+            dry_run: check and count all that can be known before anything starts, say it, and start nothing; for algorithms that have it.
 
         Raises:
-            ConfigError: before anything starts.
+            ConfigError: before anything starts; of a dry run: with everything that would not work.
             KeyboardInterrupt: after a clean end by Ctrl-C; `agl train --resume` goes on.
         """
         if self.algorithm is None:
@@ -237,7 +269,19 @@ class Trainer:
         if resume is None:
             resume = os.environ.get(RESUME_VARIABLE) or None
         datasets = _datasets(train=train_dataset, val=val_dataset, test=test_dataset)
+        if dry_run:
+            return self._dry_run(agent, datasets)
         return run_in_loop(lambda: self._fit(agent, datasets, resume), self.console.say)
+
+    def _dry_run(self, agent: Any, datasets: dict[str, Any]) -> DryRun:
+        assert self.algorithm is not None
+        self._bind(agent, datasets)
+        found = self.algorithm.dry_run(train=len(datasets["train"]), val=len(datasets.get("val", ())))
+        for name, text in found.facts.items():
+            self.console.say(f"{name}: {text}")
+        if found.problems:
+            raise ConfigError("this run would not work: " + "; ".join(found.problems))
+        return found
 
     async def _fit(self, agent: Any, datasets: dict[str, Any], resume: bool | str | None) -> FitResult:
         assert self.algorithm is not None
@@ -331,11 +375,8 @@ class Trainer:
             await run.store.update_run(run.id, status="done")
             return evaluation
 
-    @contextlib.asynccontextmanager
-    async def _session(
-        self, agent: Any, datasets: dict[str, Any], place: StoreSpec, *, dry: bool = False, resume: bool | str | None = None
-    ) -> AsyncGenerator[Run]:
-        """Store, gateway, algorithm and runners, up for one run; taken down whatever happens. A dry run has no algorithm and no trackers."""
+    def _bind(self, agent: Any, datasets: dict[str, Any]) -> tuple[BoundAgent, Any]:
+        """The agent with its adapter, and its prompts; checked on the first task of each dataset."""
         bound = BoundAgent(agent, self.plugins, self.roles, takes_rewards=self.takes_rewards)
         prompts = self.plugins.prompts(bound.spec.agent)
         check_prompts(self.initial_resources, self.roles, prompts)
@@ -344,6 +385,14 @@ class Trainer:
                 bound.input(tasks[0].data)
             except ConfigError as error:
                 raise ConfigError(f"`{name}_dataset[0]`: {error}") from error.__cause__
+        return bound, prompts
+
+    @contextlib.asynccontextmanager
+    async def _session(
+        self, agent: Any, datasets: dict[str, Any], place: StoreSpec, *, dry: bool = False, resume: bool | str | None = None
+    ) -> AsyncGenerator[Run]:
+        """Store, gateway, algorithm and runners, up for one run; taken down whatever happens. A dry run has no algorithm and no trackers."""
+        bound, prompts = self._bind(agent, datasets)
         learner = None if dry else self.algorithm
         if learner is None:
             self._check_resources()
@@ -353,15 +402,16 @@ class Trainer:
             stack.callback(self._say_what_judging_cost)
             stack.callback(self._say_what_was_isolated)
             trackers = Trackers(() if dry else self.trackers)
-            run = await self._open_run(store, datasets, resume, trackers, store.folder if dry else None)
+            gateway = Gateway(store, host=self.host, port=self.gateway_port)
+            run = await self._open_run(store, datasets, resume, trackers, store.folder if dry else None, gateway)
             run.prompts = prompts or {}
             stack.push_async_callback(_closed, run, trackers)
             tracked = TrackedRun(run_id=run.id, config=self._config(), seed=self.seed, directory=run.directory, step=run.finished)
             await trackers.tell("run_started", tracked)
-            gateway = Gateway(store, host=self.host, port=self.gateway_port)
             await gateway.start()
             stack.push_async_callback(gateway.stop)
             values = dict(self.initial_resources)
+            run.resources = run.resources.replace(values)
             if learner is not None:
                 stack.push_async_callback(learner.stop)
                 started = await learner.start(run)
@@ -386,7 +436,13 @@ class Trainer:
                 yield run
 
     async def _open_run(
-        self, store: Store, datasets: dict[str, Any], resume: bool | str | None, trackers: Trackers, directory: Path | None
+        self,
+        store: Store,
+        datasets: dict[str, Any],
+        resume: bool | str | None,
+        trackers: Trackers,
+        directory: Path | None,
+        gateway: Gateway,
     ) -> Run:
         old = await self._to_resume(store, resume) if resume else None
         run_id = old.run_id if old else new_id("run")[:12]
@@ -409,6 +465,7 @@ class Trainer:
             reward_timeout=self.reward_timeout,
             credit=self.credit,
             weights=self._weights(),
+            gateway=gateway,
         )
         if old is not None:
             await store.cancel(run_id)
