@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import hashlib
 import json
@@ -10,7 +11,7 @@ import random
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,10 @@ import msgspec
 
 from agl.console import Console
 from agl.credit import Credit
+from agl.engines import Engine
 from agl.errors import AglError, GatewayError, RewardError
 from agl.feedback import late_rewards
+from agl.gateway.server import Gateway
 from agl.learned import drop_learned, write_learned
 from agl.plugins import Plugins
 from agl.prompting import prompts_of, unused
@@ -93,6 +96,7 @@ class Run:
         failures: Mapping[str, str | float] | None = None,
         reward_timeout: float | None = None,
         credit: Credit | None = None,
+        gateway: Gateway | None = None,
     ) -> None:
         self.id = run_id
         self.directory = directory
@@ -118,6 +122,7 @@ class Run:
         self._verdicts = Verdicts(store, plugins, weights or Weights(active=plugins.compares()))
         self._trackers = Trackers() if trackers is None else trackers
         self._failures, self._reward_timeout, self._credit = dict(failures or {}), reward_timeout, credit
+        self._gateway = gateway
         self._seen_prompts: set[str] = set()  # of which it is known whether the agent has a place for them
         self._cursor = 0  # of the training tasks, after the finished steps
         self._step_started = time.monotonic()
@@ -160,7 +165,11 @@ class Run:
         rollouts = [make(task, index, sample) for index, task in enumerate(tasks) for sample in range(n)]
         await self.store.enqueue(rollouts)
         ids = [rollout.rollout_id for rollout in rollouts]
-        await self._wait(ids, str(mode))
+        try:
+            await self._wait(ids, str(mode))
+        except asyncio.CancelledError:  # nobody wants them any more
+            await self.store.cancel(self.id, ids)
+            raise
         found, late = await self._awaited(await self.store.results(ids))
         judged, missing = await self._verdicts.reach(_grouped(tasks, found, n))
         groups = await asyncio.to_thread(lambda: self._with_credit(_grouped(tasks, list(map(self._with_transitions, judged)), n)))
@@ -171,6 +180,20 @@ class Run:
         if strict:
             self._check(results, {**late, **missing})
         return groups
+
+    @contextlib.asynccontextmanager
+    async def paused(self, engine: Engine) -> AsyncGenerator[None]:
+        """For a change of weights: nothing is sampled by the engine in the block. New calls wait for its end: in the engine, or in the
+        gateway where that one cannot hold them up.
+
+        Raises:
+            EngineError, GatewayError: on entering, when running answers did not end in time; then they go on.
+        """
+        async with contextlib.AsyncExitStack() as stack:
+            if self._gateway is not None and not engine.holds_calls:
+                await stack.enter_async_context(self._gateway.paused([engine.model]))
+            await stack.enter_async_context(engine.paused())
+            yield
 
     def _rollout(
         self, task: Task, index: int, sample: int, *, mode: Mode, key: str | None, version: int, weights: dict[str, float] | None

@@ -1,0 +1,162 @@
+"""APO: better prompts for an agent, found with few rollouts; the seed is returned unless another is better beyond chance."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from agl.algorithms import Algorithm
+from agl.errors import ConfigError
+from agl.resources import PromptTemplate, Resource
+from agl.results import Evaluation
+from agl.runs import Run
+from agl.tasks import Mode
+from agl_apo import outcome as files
+from agl_apo.driver import Driver, Limits
+from agl_apo.ledger import Event, Ledger
+from agl_apo.model import make_models
+from agl_apo.options import Settings
+from agl_apo.proposer import Proposer
+from agl_apo.search import Outcome
+from agl_apo.world import World, chosen, discover, task_sets, templates
+
+DISCOVERY_TASKS = 2
+"""Tasks on which an agent shows its prompts when it cannot be asked for them."""
+
+
+class APO(Algorithm):
+    """Automatic prompt optimisation.
+
+    A critic reads rollouts that went badly, an editor rewrites one prompt, a search decides by rollouts which texts are better. The default search
+    compares in pairs on common tasks, keeps a share of the budget for a final, and returns the prompts that it was given
+    unless others are better with the asked probability.
+
+    Args:
+        async_openai_client: what criticises and edits: a client with `chat.completions.create`, such as `openai.AsyncOpenAI()`, or an async
+            function of messages that returns a text; None for the endpoint that the options, or the environment, name.
+        options: see `agl_apo.options.Options`, `agl_apo.model.ModelOptions`, `agl_apo.search.RacingOptions`, `GuardOptions` and `BeamOptions`.
+
+    Raises:
+        ConfigError: an unknown option, a value that cannot work, or an option without effect.
+    """
+
+    name = "apo"
+    only_prompts = True
+
+    def __init__(self, async_openai_client: Any = None, **options: Any) -> None:
+        self.settings = Settings(options)
+        self._given = async_openai_client
+        self._texts: dict[str, str] | None = None
+        self.outcome: Outcome | None = None
+        """What the last `fit` found."""
+        self._said: str | None = None
+
+    def config(self) -> dict[str, Any]:
+        return self.settings.config()
+
+    def check(self) -> str:
+        critic, editor = make_models(self._given, self.settings.model)
+        return f"critic {critic.name}, editor {editor.name}"
+
+    def summary(self) -> str | None:
+        return self._said
+
+    def get_best_prompt(self, name: str | None = None) -> PromptTemplate:
+        """The prompt that the last `fit` found, or the seed where nothing was better.
+
+        Args:
+            name: of its resource; not needed where one prompt was optimised.
+
+        Raises:
+            ConfigError: there was no `fit`, or no such prompt.
+        """
+        if self.outcome is None:
+            raise ConfigError("there is no best prompt yet: `Trainer(algorithm=apo).fit(…)` finds one")
+        texts = self.outcome.winner.texts
+        if (name is None and len(texts) > 1) or (name is not None and name not in texts):
+            raise ConfigError(f"`get_best_prompt` was asked for {name!r}; the prompts are {sorted(texts)}")
+        return PromptTemplate(template=texts[name] if name is not None else next(iter(texts.values())))
+
+    async def start(self, run: Run) -> Mapping[str, Resource]:
+        """Choose the prompts, and check that there is somebody to criticise them.
+
+        Returns:
+            The agent's own prompts among them, as resources.
+        """
+        self.outcome, self._said = None, None
+        self._proposer = Proposer(*make_models(self._given, self.settings.model), files=self.settings.files)
+        given = {name: template.template for name, template in run.resources.prompts().items()}
+        listed = {name: template.template for name, template in run.prompts.items()}
+        asked = self.settings.own.prompts
+        unknown_yet = not listed and not (given if asked is None else set(asked) <= given.keys())
+        self._texts = None if unknown_yet else chosen(asked, given, listed)
+        return {} if self._texts is None else templates({name: text for name, text in self._texts.items() if name not in given})
+
+    async def fit(self, run: Run) -> None:
+        tasks = task_sets(run)
+        ledger = Ledger(run.directory)
+        texts = self._texts if self._texts is not None else await self._discovered(run, ledger)
+        own, sizes = self.settings.own, {name: len(found) for name, found in tasks.items()}
+        world = World(run, tasks, own.agent_price)
+        train, val = list(tasks["train"]), list(tasks["val"])
+        search = self.settings.search(texts, train, val, seed=run.seed, records=world.training_texts)
+        rollouts = self.settings.rollouts(sizes["val"], sizes["train"])
+        limits = Limits(
+            max_rollouts=rollouts,
+            max_cost=own.max_cost,
+            max_seconds=own.max_seconds,
+            **({} if own.strategy == "beam" else {"reserve": search.options.reserve}),
+        )
+        about = {"seed": run.seed, "texts": texts, "train": train, "val": val, "options": self.config()}
+        went_on = ledger.open(about)
+        try:
+            run.console.say(f"  {own.strategy}: {sorted(texts)}, at most {rollouts} rollouts on {sizes['train']} + {sizes['val']} tasks")
+            if went_on:
+                run.console.say(f"  goes on from {len(ledger.events)} events of {ledger.path}")
+            driver = Driver(run, search, world, self._proposer, ledger, limits, own.record_characters)
+            await driver.drive()
+            await self._end(run, search, driver, ledger)
+        finally:
+            ledger.close()
+
+    async def _discovered(self, run: Run, ledger: Ledger) -> dict[str, str]:
+        """Prompts that the agent's calls tell; those that an earlier process found."""
+        if (begun := ledger.begun()) is not None:
+            return dict(begun["texts"])
+        given = {name: template.template for name, template in run.resources.prompts().items()}
+        listed = await discover(run, list(run.train)[:DISCOVERY_TASKS])
+        return chosen(self.settings.own.prompts, given, {name: template.template for name, template in listed.items()})
+
+    async def _end(self, run: Run, search: Any, driver: Driver, ledger: Ledger) -> None:
+        outcome: Outcome = search.outcome
+        if ledger.events[-1].event != "end":
+            about = {"decision": outcome.decision, "winner": outcome.winner.candidate_id}
+            ledger.append(Event(event="end", at=driver.seconds, about=about))
+        await driver.end(outcome.winner.texts, {"improved": int(outcome.decision == "improved")})
+        self.outcome, self._said = outcome, files.summary(outcome, driver.totals)
+        run.console.say(f"  {self._said}")
+        path = files.write(
+            run.directory,
+            run_id=run.id,
+            strategy=self.settings.own.strategy,
+            outcome=outcome,
+            candidates=search.candidates,
+            draws=search.evidence.draws,
+            rejected=getattr(search, "rejected", ()),
+            totals=driver.totals,
+            seconds=driver.seconds,
+            test=await self._tested(run, outcome),
+        )
+        run.console.say(f"  {path}")
+
+    async def _tested(self, run: Run, outcome: Outcome) -> tuple[Evaluation, Evaluation] | None:
+        """Seed and winner on the test set; the seed was measured before the search, and nothing is measured twice."""
+        if not len(run.test):
+            return None
+        lines = [line for line in run.read("evaluations.jsonl") if line["mode"] == Mode.TEST]
+        first = Evaluation(
+            results=tuple(await run.store.results(lines[0]["rollouts"])), mode="test", step=0, resources_version=lines[0]["version"]
+        )
+        if outcome.winner.candidate_id == outcome.seed.candidate_id:
+            return first, first
+        return first, await run.evaluate(run.test, mode=Mode.TEST)

@@ -1,0 +1,38 @@
+"""An agent whose model obeys its prompt, and what a critic has to find out: for the tests of this folder."""
+
+import re
+
+import openai
+
+import agl
+
+SEED_PROMPT = "Repeat the word: {word}"
+CAPITALS, MARK = "Use capital letters.", "End with an exclamation mark."
+REMEDIES = {"no capitals": CAPITALS, "no mark": MARK}
+TRAIN = [{"id": f"t{n}", "word": f"apple{n}"} for n in range(16)]
+VAL = [{"id": f"v{n}", "word": f"pear{n}"} for n in range(12)]
+TEST = [{"id": f"x{n}", "word": f"plum{n}"} for n in range(10)]
+
+
+def obey(body):
+    """The agent's model: it does what its prompt says, and nothing else."""
+    text = " ".join(str(message["content"]) for message in body["messages"])
+    word = re.findall(r"(?:apple|pear|plum)\d+", text)[-1]
+    return (word.upper() if CAPITALS in text else word) + ("!" if MARK in text else "")
+
+
+def judged(word, said):
+    """Half a point for each rule; what is missing is told as feedback."""
+    kept = {"no capitals": said.rstrip("!") == word.upper(), "no mark": said.endswith("!")}
+    for what, fine in kept.items():
+        if not fine:
+            agl.emit_message(f"{what} in the answer")
+    return sum(kept.values()) / 2
+
+
+@agl.rollout
+async def repeat(task, llm, prompt_template):
+    async with openai.AsyncOpenAI(base_url=llm.base_url, api_key=llm.api_key) as client:
+        messages = [{"role": "user", "content": prompt_template.format(word=task["word"])}]
+        answer = await client.chat.completions.create(model=llm.model, messages=messages)
+    return judged(task["word"], answer.choices[0].message.content)
