@@ -15,7 +15,7 @@ from agl_apo import outcome as files
 from agl_apo.driver import Driver, Limits
 from agl_apo.ledger import Event, Ledger
 from agl_apo.model import make_models
-from agl_apo.options import Settings
+from agl_apo.options import Settings, SharedSettings
 from agl_apo.proposer import Proposer
 from agl_apo.search import Outcome
 from agl_apo.world import World, chosen, discover, task_sets, templates
@@ -42,9 +42,10 @@ class APO(Algorithm):
 
     name = "apo"
     only_prompts = True
+    settings_type: type[SharedSettings] = Settings
 
     def __init__(self, async_openai_client: Any = None, **options: Any) -> None:
-        self.settings = Settings(options)
+        self.settings = self.settings_type(options)
         self._given = async_openai_client
         self._texts: dict[str, str] | None = None
         self.outcome: Outcome | None = None
@@ -101,22 +102,20 @@ class APO(Algorithm):
         train, val = list(tasks["train"]), list(tasks["val"])
         search = self.settings.search(texts, train, val, seed=run.seed, records=world.training_texts)
         rollouts = self.settings.rollouts(sizes["val"], sizes["train"])
-        limits = Limits(
-            max_rollouts=rollouts,
-            max_cost=own.max_cost,
-            max_seconds=own.max_seconds,
-            **({} if own.strategy == "beam" else {"reserve": search.options.reserve}),
-        )
+        limits = Limits(max_rollouts=rollouts, max_cost=own.max_cost, max_seconds=own.max_seconds, reserve=self.settings.reserve)
         about = {"seed": run.seed, "texts": texts, "train": train, "val": val, "options": self.config()}
         went_on = ledger.open(about)
         try:
-            run.console.say(f"  {own.strategy}: {sorted(texts)}, at most {rollouts} rollouts on {sizes['train']} + {sizes['val']} tasks")
+            run.console.say(
+                f"  {self.settings.strategy}: {sorted(texts)}, at most {rollouts} rollouts on {sizes['train']} + {sizes['val']} tasks"
+            )
             if went_on:
                 run.console.say(f"  goes on from {len(ledger.events)} events of {ledger.path}")
             driver = Driver(run, search, world, self._proposer, ledger, limits, own.record_characters)
             await driver.drive()
             await self._end(run, search, driver, ledger)
         finally:
+            getattr(search, "close", lambda: None)()
             ledger.close()
 
     async def _discovered(self, run: Run, ledger: Ledger) -> dict[str, str]:
@@ -138,7 +137,7 @@ class APO(Algorithm):
         path = files.write(
             run.directory,
             run_id=run.id,
-            strategy=self.settings.own.strategy,
+            strategy=self.settings.strategy,
             outcome=outcome,
             candidates=search.candidates,
             draws=search.evidence.draws,

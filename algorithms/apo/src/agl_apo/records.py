@@ -33,7 +33,7 @@ def record(result: RolloutResult, name: str, template: str, limit: int = 6000) -
     """
     parts = [f"reward: {_number(result.reward)}", f"task: {_json(result.task.data)}"]
     parts += _calls(result, name, template)
-    if result.output is not None:
+    if result.output is not None and result.output != result.reward:  # functions return the reward itself
         parts.append(f"output: {_json(result.output)}")
     parts += _judged(result)
     if error := _error(result):
