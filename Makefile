@@ -24,7 +24,7 @@ test: setup-dev  ## pass the tests
 	@$(BIN)/pytest -n 2 --dist loadfile $(ARGS)
 
 lint: setup-dev  ## style and the direction of imports
-	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && PYTHONPATH="$$(echo plugins/*/src | tr ' ' ':')" $(BIN)/lint-imports
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && PYTHONPATH="$$(echo plugins/*/src algorithms/*/src | tr ' ' ':')" $(BIN)/lint-imports
 
 types: setup-dev ## pyright, strict on the core
 	@$(BIN)/pyright --pythonpath $(BIN)/python
@@ -66,8 +66,8 @@ demo-model: setup ## make the embedded model of the SQL agent again, in minutes
 math-model: setup ## make the embedded model of the math agent again, in minutes
 	@$(BIN)/python examples/math_agent/make_math_model.py
 
-test-verl:       ## compare advantages and losses with VERL's own, in an environment that has it
-	@$(PYTHON) tools/setup_verl.py .venv-verl && .venv-verl/bin/pytest tests/algorithms/grpo/verl_parity $(ARGS)
+test-verl:       ## train the SQL agent through VERL on a CPU, and compare numerics, in an environment that has VERL
+	@$(PYTHON) tools/setup_verl.py .venv-verl && .venv-verl/bin/pytest tests/algorithms/grpo/verl_parity tests/algorithms/verl tests/algorithms/verl/on_cpu $(ARGS)
 
 fuzz-gateway: setup-dev ## 10,000 malformed requests to the gateway, in every dialect
 	@$(BIN)/python tools/fuzz_gateway.py 10000

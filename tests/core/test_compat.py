@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import agl
-from agl import compat
+from agl import compat, registry
 from agl.errors import AglError, ConfigError, NotFoundError
 from agl.testing.scripted import ScriptedServer
 
@@ -51,9 +51,9 @@ def trainer(**given):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_name_is_there_or_says_what_to_use(name):
-    known = name in agl.__all__, name in compat.HOME, name in compat.GONE, name in compat.COMING
+    known = name in agl.__all__, name in compat.HOME, name in compat.GONE, name in compat.COMING, name in compat.BROUGHT
     assert sum(known) == 1
-    if name in agl.__all__ or name in compat.HOME:
+    if name in agl.__all__ or name in compat.HOME or name in compat.BROUGHT:
         assert getattr(agl, name) is not None
     else:
         with pytest.raises(AttributeError, match=f"`agl` has no attribute `{name}`: .{{20}}"):
@@ -67,13 +67,13 @@ def test_every_name_is_on_the_page(name):
 
 def test_no_other_name_is_promised():
     later = {"MongoLightningStore", "WeaveTracer"}  # of modules of their own
-    assert {*compat.HOME, *compat.GONE, *compat.COMING} - later <= set(NAMES)
+    assert {*compat.HOME, *compat.GONE, *compat.COMING, *compat.BROUGHT} - later <= set(NAMES)
 
 
-def test_a_missing_algorithm_says_that_its_package_is_missing():
-    with pytest.raises(AttributeError, match=r"the package `agl-verl` is missing: it is not released yet; `agl.GRPO"):
-        agl.VERL({})
-    assert not hasattr(agl, "APO")
+def test_a_missing_algorithm_says_which_package_brings_it(monkeypatch):
+    monkeypatch.setitem(registry._KNOWN_PACKAGES, ("agl.algorithms", "ghost"), "agl-ghost")
+    with pytest.raises(AttributeError, match=r"`pip install agl-ghost` brings it"):
+        agl.GHOST({})
 
 
 def test_a_class_may_name_the_type_of_its_tasks_and_warns_of_trained_agents():

@@ -93,7 +93,7 @@ def test_doctor_warns_of_an_unsupported_plugin_and_fails_where_it_is_required(tm
     [
         ("[plugin]", "settings", "unknown field `plugin`"),
         ('[trainer]\nexecutor = "cloud"', "executor cloud", "no executor is named `cloud`"),
-        ('[trainer]\nalgorithm = "verl"', "algorithm verl", "`pip install agl-verl` brings it"),
+        ('[trainer]\nalgorithm = "nosuch"', "algorithm nosuch", "no algorithm is named `nosuch`"),
         ('[trainer]\nrewards = ["nosuch"]', "reward nosuch", "no reward is named `nosuch`"),
         ('[trainer]\ntrackers = ["nosuch"]', "tracker nosuch", "no tracker is named `nosuch`"),
     ],

@@ -21,9 +21,10 @@ def test_an_unknown_name_is_refused_with_those_that_exist():
         registry.load("agl.executors", "cloud")
 
 
-def test_a_known_package_that_is_not_installed_is_named():
-    with pytest.raises(PluginError, match="`pip install agl-verl` brings it"):
-        registry.load("agl.algorithms", "verl")
+def test_a_known_package_that_is_not_installed_is_named(monkeypatch):
+    monkeypatch.setitem(registry._KNOWN_PACKAGES, ("agl.algorithms", "ghost"), "agl-ghost")
+    with pytest.raises(PluginError, match="`pip install agl-ghost` brings it"):
+        registry.load("agl.algorithms", "ghost")
 
 
 def test_listing_imports_nothing(install_package):

@@ -85,6 +85,10 @@ class _SlotLayer(CacheLayerMixin):
     def get_max_length(self) -> int:
         return -1
 
+    def get_max_cache_shape(self) -> int:
+        """The same, by its name in transformers before 5.11."""
+        return -1
+
 
 class Slots:
     """The batch of rows that a model is decoding, as keys and values.

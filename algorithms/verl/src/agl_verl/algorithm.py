@@ -83,7 +83,9 @@ class VERL(Algorithm):
         config = self._run_config(len(run.train), len(run.val), run.seed, run.directory / "verl", _pointer(run))
         check_all(config, train=len(run.train), val=len(run.val))
         self._config = config
-        self._weigh = weigher(at(self.verl, "actor_rollout_ref.actor.loss_agg_mode"), at(self.verl, "actor_rollout_ref.actor.loss_scale_factor"))
+        self._weigh = weigher(
+            at(self.verl, "actor_rollout_ref.actor.loss_agg_mode"), at(self.verl, "actor_rollout_ref.actor.loss_scale_factor")
+        )
         self._launched = Launched(config)
         await self._launched.start()
         ready = await self._launched.take()
@@ -125,7 +127,9 @@ class VERL(Algorithm):
         estimate = estimator(self._config.algorithm.adv_estimator, self._config.algorithm)
         batch = make_batch(groups, estimate, self._weigh, self._limits(), run.resources)
         if not batch.samples:
-            raise DataError(f"no row of {len(batch.rows)} fits VERL's batch: {batch.dropped}; see `data.max_prompt_length` and `max_response_length`")
+            raise DataError(
+                f"no row of {len(batch.rows)} fits VERL's batch: {batch.dropped}; see `data.max_prompt_length` and `max_response_length`"
+            )
         if run.step == run.started:  # said once: it is the same in every step
             for one in lacking(groups, run.resources):
                 run.console.say(f"  {one}")
@@ -151,7 +155,11 @@ class VERL(Algorithm):
             model=MODEL,
             version=str(version),
             # top_p is set, too: the recorded log-probabilities are those of the whole distribution.
-            sampling_parameters={"temperature": rollout.temperature, "top_p": rollout.top_p, "max_tokens": self._config.data.max_response_length},
+            sampling_parameters={
+                "temperature": rollout.temperature,
+                "top_p": rollout.top_p,
+                "max_tokens": self._config.data.max_response_length,
+            },
             eval_parameters={"temperature": 0.0 if greedy else rollout.val_kwargs.temperature, "top_p": rollout.val_kwargs.top_p},
         )
 

@@ -76,7 +76,9 @@ def misfits(config: Mapping[str, Any], train: int, val: int) -> list[str]:
     if a.n < 2 and at(config, "algorithm.adv_estimator") in WITHIN_GROUPS:
         found.append(f"`{ROLLOUT}.n` must be at least 2, it is {a.n}: a rollout is compared with its siblings")
     if a.gpus % _replica_gpus(config):
-        found.append(f"{a.gpus} GPUs are not a multiple of the {_replica_gpus(config)} that one rollout server takes (`{ROLLOUT}.*_parallel_size`)")
+        found.append(
+            f"{a.gpus} GPUs are not a multiple of the {_replica_gpus(config)} that one rollout server takes (`{ROLLOUT}.*_parallel_size`)"
+        )
     limit = at(config, f"{ACTOR}.ppo_max_token_len_per_gpu")
     shards = at(config, f"{ACTOR}.ulysses_sequence_parallel_size") or 1
     if at(config, f"{ACTOR}.use_dynamic_bsz") and limit * shards < a.sequence:

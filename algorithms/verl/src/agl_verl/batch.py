@@ -183,7 +183,9 @@ def _by_role(groups: Sequence[Group], estimate: Estimate) -> RoleValues:
     for role in roles:
         # A group in which nobody plays the role has no value of it.
         playing = [any(call.role == role for result in group.results for call in result.transitions) for group in groups]
-        values = [[_value(result, role) if plays else None for result in group.results] for group, plays in zip(groups, playing, strict=True)]
+        values = [
+            [_value(result, role) if plays else None for result in group.results] for group, plays in zip(groups, playing, strict=True)
+        ]
         tokens = [[_tokens(result, role) for result in group.results] for group in groups]
         advantages = estimate(values, tokens)
         found[role] = [

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 from agl.errors import AglError, ConfigError
-from agl_verl.arithmetic import ACTOR, ROLLOUT, count, misfits
+from agl_verl.arithmetic import ROLLOUT, count, misfits
 from agl_verl.configuration import INSTALL
 from agl_verl.keys import at
 
@@ -84,7 +84,9 @@ def check_ray(config: Mapping[str, Any]) -> None:
         return
     assert address is not None
     if address == "auto":
-        raise ConfigError("`ray_kwargs.ray_init.address: auto` is not checked before the start; write the head's HOST:PORT (`ray status` shows it)")
+        raise ConfigError(
+            "`ray_kwargs.ray_init.address: auto` is not checked before the start; write the head's HOST:PORT (`ray status` shows it)"
+        )
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if address.startswith("ray://"):
         raise ConfigError(f"Ray's client ({address}) cannot run VERL; start the script on a node of the cluster with the head's HOST:6379")
@@ -150,7 +152,9 @@ def load_configs(config: Mapping[str, Any]) -> tuple[Any, Any]:
         return AutoConfig.from_pretrained(path, trust_remote_code=trust), AutoTokenizer.from_pretrained(path, trust_remote_code=trust)
     except (OSError, ValueError) as error:
         said = str(error).strip().splitlines()[0]
-        raise ConfigError(f"the model {path} cannot be read ({said}); give the folder of a Hugging Face model, or a hub id (gated ones need HF_TOKEN)") from error
+        raise ConfigError(
+            f"the model {path} cannot be read ({said}); give the folder of a Hugging Face model, or a hub id (gated ones need HF_TOKEN)"
+        ) from error
 
 
 def check_by_verl(config: Any) -> None:
@@ -166,5 +170,3 @@ def check_by_verl(config: Any) -> None:
             validate_config(config=config, use_reference_policy=need_reference_policy(config), use_critic=need_critic(config))
     except (AssertionError, ValueError, TypeError) as error:
         raise ConfigError(f"VERL refuses the configuration: {error}") from error
-
-

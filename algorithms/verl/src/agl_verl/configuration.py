@@ -51,10 +51,11 @@ def verl_folder() -> Path:
 
 def verl_defaults(model_engine: str = "dp") -> dict[str, Any]:
     """VERL's default configuration, interpolations unresolved."""
+    folder = verl_folder()
     from hydra import compose, initialize_config_dir
     from omegaconf import OmegaConf
 
-    with initialize_config_dir(str(verl_folder() / "trainer" / "config"), version_base=None):
+    with initialize_config_dir(str(folder / "trainer" / "config"), version_base=None):
         composed = compose("ppo_trainer", overrides=[f"model_engine={model_engine}"])
     return OmegaConf.to_container(composed, resolve=False)  # pyright: ignore[reportReturnType]
 
@@ -101,11 +102,14 @@ def _fields(target: str) -> Mapping[str, Any]:
     found = getattr(importlib.import_module(module), name, None)
     if not dataclasses.is_dataclass(found):
         return {}
-    known: dict[str, Any] = {}
-    for field in dataclasses.fields(found):
-        inner = field.default_factory if field.default_factory is not dataclasses.MISSING else None
-        known[field.name] = {} if inner is dict else {item.name: None for item in dataclasses.fields(inner)} if dataclasses.is_dataclass(inner) else None  # fmt: skip
-    return known
+    return {field.name: _inner(field.default_factory) for field in dataclasses.fields(found)}
+
+
+def _inner(factory: Any) -> Mapping[str, Any] | None:
+    """Fields of a nested class, nothing in particular of a dict, None of a plain value."""
+    if factory is dict:
+        return {}
+    return {field.name: None for field in dataclasses.fields(factory)} if dataclasses.is_dataclass(factory) else None
 
 
 def _check_values(config: Mapping[str, Any]) -> None:
@@ -118,13 +122,17 @@ def _check_values(config: Mapping[str, Any]) -> None:
             "proportion to the advantage or add up rows, so that a rollout would count by how it was cut"
         )
     if at(config, "algorithm.use_kl_in_reward"):
-        raise ConfigError("`algorithm.use_kl_in_reward` changes rewards of tokens, an agent's rollout has one; say `actor.use_kl_loss: True`")
+        raise ConfigError(
+            "`algorithm.use_kl_in_reward` changes rewards of tokens, an agent's rollout has one; say `actor.use_kl_loss: True`"
+        )
     if (mode := at(config, "trainer.v1.trainer_mode")) not in ("sync", None):
         raise ConfigError(f"`trainer.v1.trainer_mode` can be `sync` so far, given was {mode!r}")
     if at(config, "algorithm.filter_groups.enable"):
-        raise ConfigError("`algorithm.filter_groups.enable` is not supported so far; groups without spread have advantage 0 and teach nothing")
+        raise ConfigError(
+            "`algorithm.filter_groups.enable` is not supported so far; groups without spread have advantage 0 and teach nothing"
+        )
     if at(config, "algorithm.gamma") != 1.0:
-        raise ConfigError(f"`algorithm.gamma` must be 1.0: `Trainer(adapter={{\"credit\": \"discounted\", …}})` discounts over calls")
+        raise ConfigError('`algorithm.gamma` must be 1.0: `Trainer(adapter={"credit": "discounted", …})` discounts over calls')
     if at(config, "actor_rollout_ref.rollout.val_kwargs.n") not in (1, None):
         raise ConfigError("`actor_rollout_ref.rollout.val_kwargs.n` must be 1: a validation runs the agent once on each task")
 

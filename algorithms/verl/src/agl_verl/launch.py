@@ -125,9 +125,9 @@ class TaskRunner:
 
     def run(self, config: Any) -> None:
         """VERL's `TaskRunnerV1.run`."""
-        import agl_verl.trainers  # noqa: F401  # registers
         from verl.trainer.main_ppo import TaskRunnerV1
 
+        import agl_verl.trainers  # noqa: F401  # registers
         from agl_verl.manager import AglManager
 
         AglManager.mailbox = self._mailbox

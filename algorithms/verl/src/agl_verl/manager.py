@@ -41,7 +41,9 @@ class AglManager:
         """Have the rollouts of a batch of prompts run; returns at once, and rows appear in the queue when they have ended."""
         validate = bool(prompts["validate"]) if "validate" in prompts else False
         rollout = self.config.actor_rollout_ref.rollout
-        ask = Ask(tasks=tuple(int(i) for i in prompts["index"].tolist()), n=rollout.val_kwargs.n if validate else rollout.n, validate=validate)
+        ask = Ask(
+            tasks=tuple(int(i) for i in prompts["index"].tolist()), n=rollout.val_kwargs.n if validate else rollout.n, validate=validate
+        )
         rows = [_row(prompts, place) for place in range(len(prompts))]
         partition = "val" if validate else "train"
         tq.kv_batch_put(keys=[row["uid"] for row in rows], partition_id=partition, tags=[{"status": "running"} for _ in rows])

@@ -39,7 +39,10 @@ def plan_updates(sizes: Mapping[str, Sequence[tuple[int, int]]], parts: int, ran
     cells = [_spread(part, ranks, per_rank) for part in dealt]
     padding = iter(range(total, parts * ranks * per_rank))
     order = [
-        index for rank in range(ranks) for cell in cells for index in (*cell[rank], *(next(padding) for _ in range(per_rank - len(cell[rank]))))
+        index
+        for rank in range(ranks)
+        for cell in cells
+        for index in (*cell[rank], *(next(padding) for _ in range(per_rank - len(cell[rank]))))
     ]
     return Plan(order=tuple(order), step_rows=ranks * per_rank, part={index: p for p, part in enumerate(dealt) for index, _ in part})
 

@@ -37,7 +37,7 @@ def weigher(mode: str, scale: float | None = None) -> Weigh:
 
 def _token_mean(tokens: Mapping[str, int], _: float) -> dict[str, float]:
     total = sum(tokens.values())
-    return {name: 1.0 / total for name in tokens}
+    return dict.fromkeys(tokens, 1.0 / total)
 
 
 def _rollout_mean(tokens: Mapping[str, int], _: float) -> dict[str, float]:
@@ -49,7 +49,7 @@ def _rollout_sum(tokens: Mapping[str, int], scale: float) -> dict[str, float]:
 
 
 def _token_sum(tokens: Mapping[str, int], _: float) -> dict[str, float]:
-    return {name: 1.0 for name in tokens}
+    return dict.fromkeys(tokens, 1.0)
 
 
 MODES: dict[str, Callable[[Mapping[str, int], float], dict[str, float]]] = {

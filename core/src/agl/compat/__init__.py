@@ -116,10 +116,10 @@ _GONE_BY_REASON: dict[str, tuple[str, ...]] = {
 GONE = {name: reason for reason, names in _GONE_BY_REASON.items() for name in names}
 """What to use instead of each name that has no equivalent."""
 
-COMING = {
-    "APO": "the package `agl-apo`, which optimises prompts, is missing: it is not released yet",
-    "VERL": "the package `agl-verl` is missing: it is not released yet; `agl.GRPO(model=…)` trains weights",
-}
+BROUGHT = ("APO", "VERL")
+"""Algorithms of Agent Lightning that a package of their own brings, found by the name that they are registered under."""
+
+COMING: dict[str, str] = {}
 """Algorithms of Agent Lightning that have no package here so far."""
 
 

@@ -25,7 +25,14 @@ def device_module() -> types.ModuleType:
     """`torch.cpu` with what VERL asks of an accelerator's module."""
     module = types.ModuleType("agl_cpu_device")
     module.__dict__.update({name: getattr(torch.cpu, name) for name in dir(torch.cpu) if not name.startswith("__")})
-    nothing = ("max_memory_allocated", "max_memory_reserved", "memory_allocated", "memory_reserved", "reset_peak_memory_stats", "ipc_collect")
+    nothing = (
+        "max_memory_allocated",
+        "max_memory_reserved",
+        "memory_allocated",
+        "memory_reserved",
+        "reset_peak_memory_stats",
+        "ipc_collect",
+    )
     module.__dict__.update({name: lambda *given, **named: 0 for name in nothing})
     module.__dict__.update(
         mem_get_info=lambda *given: (8 * GIB, 8 * GIB),

@@ -32,7 +32,7 @@ sys.path[:0] = [str(HERE), str(ROOT / "examples" / "sql_agent")]
 def config(model: Path, steps: int, **changes: Any) -> dict[str, Any]:
     """A small run of VERL on one CPU."""
     return {
-        "data": {"train_batch_size": 4, "max_prompt_length": 768, "max_response_length": 1024},
+        "data": {"train_batch_size": 4, "max_prompt_length": 448, "max_response_length": 64},
         "actor_rollout_ref": {
             "model": {
                 "path": str(model),
@@ -70,9 +70,7 @@ def config(model: Path, steps: int, **changes: Any) -> dict[str, Any]:
             **changes.pop("trainer", {}),
         },
         "transfer_queue": {"backend": {"SimpleStorage": {"num_data_storage_units": 1}}},
-        "ray_kwargs": {
-            "ray_init": {"num_cpus": 8, "num_gpus": 1, "object_store_memory": 200_000_000, "include_dashboard": False}
-        },
+        "ray_kwargs": {"ray_init": {"num_cpus": 8, "num_gpus": 1, "object_store_memory": 200_000_000, "include_dashboard": False}},
         **changes,
     }
 

@@ -1,0 +1,89 @@
+"""The whole configuration: the user's values over VERL's, what a run sets, and values that cannot work."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agl.errors import ConfigError
+from agl_verl.configuration import compose_config, run_config
+from agl_verl.keys import at, merged, nested
+
+
+def test_the_articles_configuration_keeps_its_values_and_agls_defaults_fill_in(article, defaults) -> None:
+    config = compose_config(article, defaults)
+    assert at(config, "data.train_batch_size") == 32
+    assert at(config, "actor_rollout_ref.actor.optim.lr") == 1e-6
+    assert at(config, "actor_rollout_ref.actor.loss_agg_mode") == "seq-mean-token-mean"
+    assert at(config, "trainer.logger") == ["console"]
+    served = at(config, "actor_rollout_ref.rollout.engine_kwargs.vllm")
+    assert served == {"served_model_name": "policy", "enable_auto_tool_choice": True, "tool_call_parser": "hermes"}
+
+
+def test_tool_calls_are_read_only_where_a_format_is_named(defaults) -> None:
+    config = compose_config({}, defaults)
+    assert at(config, "actor_rollout_ref.rollout.engine_kwargs.vllm") == {"served_model_name": "policy"}
+
+
+def test_the_users_values_go_before_agls(defaults) -> None:
+    config = compose_config({"trainer": {"logger": ["console", "tensorboard"]}}, defaults)
+    assert at(config, "trainer.logger") == ["console", "tensorboard"]
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "said"),
+    [
+        ("algorithm.adv_estimator", "gae", "can be one of"),
+        ("algorithm.use_kl_in_reward", True, "actor.use_kl_loss"),
+        ("algorithm.gamma", 0.9, "discounts over calls"),
+        ("algorithm.filter_groups.enable", True, "not supported so far"),
+        ("trainer.v1.trainer_mode", "colocate_async", "can be `sync` so far"),
+        ("actor_rollout_ref.actor.policy_loss.loss_mode", "kl_cov", "by how it was cut"),
+        ("actor_rollout_ref.actor.loss_agg_mode", "mean", "can be one of"),
+        ("actor_rollout_ref.actor.loss_agg_mode", "seq-mean-token-sum-norm", "loss_scale_factor"),
+        ("actor_rollout_ref.rollout.val_kwargs.n", 4, "must be 1"),
+    ],
+)
+def test_values_that_cannot_work_are_refused(path: str, value: Any, said: str, defaults) -> None:
+    with pytest.raises(ConfigError, match=said):
+        compose_config(nested({path: value}), defaults)
+
+
+def test_dotted_keys_are_told_how_to_be_written(defaults) -> None:
+    with pytest.raises(ConfigError, match=r"write \{'data': \{'train_batch_size': 4\}\} instead"):
+        compose_config({"data.train_batch_size": 4}, defaults)
+
+
+def test_what_is_no_dict_and_an_unknown_engine_are_refused(defaults) -> None:
+    with pytest.raises(ConfigError, match="takes a dict of VERL's sections"):
+        compose_config("config.yaml", defaults)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="`model_engine` can be one of"):
+        compose_config({"model_engine": "jax"}, defaults)
+
+
+def run(config: dict[str, Any], **given: Any) -> dict[str, Any]:
+    return run_config(config, **{"train": 64, "val": 4, "seed": 7, "folder": Path("run/verl"), "resume": None, **given})
+
+
+def test_a_run_hands_verl_indices_agls_manager_and_a_weight_per_token(article, defaults) -> None:
+    config = run(compose_config(article, defaults))
+    assert (at(config, "data.train_files"), at(config, "data.val_files")) == (["train:64"], ["val:4"])
+    assert at(config, "actor_rollout_ref.rollout.agent.agent_loop_manager_class") == "agl_verl.manager.AglManager"
+    assert at(config, "actor_rollout_ref.actor.loss_agg_mode") == "token-mean"
+    assert at(config, "trainer.v1.trainer_mode") == "agl_sync"
+    assert (at(config, "data.seed"), at(config, "trainer.default_local_dir")) == (7, "run/verl")
+    assert (at(config, "trainer.resume_mode"), at(config, "trainer.test_freq")) == ("disable", 32)
+
+
+def test_without_validation_tasks_nothing_is_validated(article, defaults) -> None:
+    config = run(compose_config(article, defaults), val=0)
+    assert (at(config, "trainer.val_before_train"), at(config, "trainer.test_freq")) == (False, -1)
+
+
+def test_a_resumed_run_goes_on_from_verls_checkpoint_and_the_users_folder_is_kept(article, defaults) -> None:
+    own = merged(article, nested({"trainer.default_local_dir": "/shared/checkpoints", "data.seed": 3}))
+    config = run(compose_config(own, defaults), resume="run/verl/global_step_2")
+    assert (at(config, "trainer.resume_mode"), at(config, "trainer.resume_from_path")) == ("resume_path", "run/verl/global_step_2")
+    assert (at(config, "trainer.default_local_dir"), at(config, "data.seed")) == ("/shared/checkpoints", 3)
