@@ -2,7 +2,8 @@
 
     make bench-gateway            (python benchmarks/gateway.py [--rounds N] [--seconds S] [--turns N] [--peers …])
 
-A fake engine answers at once with 512 prompt and 128 response tokens, their ids and logprobs. Three things are measured, each
+A fake engine answers at once with 512 prompt and 128 response tokens, their ids and logprobs; `bare` is a proxy on the same HTTP library that
+only passes bytes on, the floor on this machine. Three things are measured, each
 on the engine itself and on each gateway in turn, again and again: calls per second of 32 clients, milliseconds of one call of a
 single client, and milliseconds to the first token of a stream. Engine, clients and gateways are processes of their own. AGL's calls per second
 count the time until the last of them is in the store. At the end each answer that a client got must be there with its own tokens: a run that lost one
@@ -25,7 +26,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from gateway_systems import AGL, HERE, AgentLightning, Direct, LiteLLM, Talker, processor_seconds
+from gateway_systems import AGL, HERE, AgentLightning, Bare, Direct, LiteLLM, Talker, processor_seconds
 from gateway_upstream import logprobs, prompt_ids, response_ids
 from rich.console import Console
 from rich.table import Table
@@ -71,7 +72,7 @@ def measured(folder: Path, options: argparse.Namespace) -> tuple[Figures, int, i
     try:
         say("starting the fake engine and the gateways")
         upstream = engine.line().strip()
-        systems |= {"direct": Direct(upstream), "agl": AGL(upstream, folder)}
+        systems |= {"direct": Direct(upstream), "bare": Bare(upstream), "agl": AGL(upstream, folder)}
         for name in options.peers:
             (folder / name).mkdir()
             systems[name] = PEERS[name](upstream, folder / name, HERE.parent / f".venv-{name}" / "bin" / "python")
@@ -185,7 +186,7 @@ def brief(figures: Figures) -> dict[str, float]:
         **{f"throughput_ratio_{name}": rates["agl"] / rates[name] for name in peers},
         "added_p50_ms": figures["agl"]["ms"] - direct["ms"],
         "first_token_added_ms": figures["agl"]["first_ms"] - direct["first_ms"],
-        **{f"added_p50_ms_{name}": figures[name]["ms"] - direct["ms"] for name in peers},
+        **{f"added_p50_ms_{name}": figures[name]["ms"] - direct["ms"] for name in ("bare", *peers)},
         **{f"calls_per_s_{name}": rate for name, rate in rates.items()},
     }
     if "agentlightning" in figures:

@@ -62,7 +62,7 @@ class Direct:
     """No gateway: the fake engine itself."""
 
     streams = True
-    process = None
+    process: subprocess.Popen[str] | None = None
 
     def __init__(self, upstream: str) -> None:
         self._url = upstream
@@ -81,6 +81,20 @@ class Direct:
 
     def stop(self) -> None:
         """End its process."""
+
+
+class Bare(Direct):
+    """A proxy on the same HTTP library that passes bytes on, reads nothing and keeps nothing."""
+
+    def __init__(self, upstream: str) -> None:
+        self._talker = Talker("gateway_bare.py", upstream)
+        self.process = self._talker.process
+        super().__init__(self._talker.line().strip())
+
+    def stop(self) -> None:
+        """End its process."""
+        self.process.kill()
+        self.process.wait()
 
 
 class AGL(Direct):

@@ -37,14 +37,30 @@ async def test_a_span_is_made_after_the_task_that_gave_it_let_go(recorder, kept)
     assert [len(spans) for spans in kept.writes] == [1]
 
 
-async def test_written_returns_when_what_came_up_meanwhile_is_written_too(recorder, kept):
-    first, second = make_span("ro", "at"), make_span("ro", "at")
+async def test_who_waits_is_not_kept_waiting_by_spans_that_come_after(kept):
+    class Endless(Kept):
+        async def add_spans(self, spans):
+            await super().add_spans(spans)
+            recorder.add(make_span("ro", "at"))  # calls that go on and on
+
+    endless = Endless()
+    recorder = Recorder(endless)
+    first = make_span("ro", "at")
     recorder.add(first)
-    waiting = asyncio.ensure_future(recorder.written())
-    await asyncio.sleep(0)
-    recorder.add(lambda: second)
-    await waiting
-    assert kept.writes == [[first], [second]]
+    async with asyncio.timeout(5):
+        await recorder.written()
+    assert endless.writes == [[first]]
+    Endless.add_spans = Kept.add_spans
+    await recorder.stop()
+
+
+async def test_spans_that_come_soon_after_each_other_are_written_together(recorder, kept):
+    spans = [make_span("ro", "at") for _ in range(3)]
+    for span in spans:
+        recorder.add(span)
+        await asyncio.sleep(0.001)
+    await recorder.written()
+    assert kept.writes == [spans]
 
 
 async def test_a_span_that_cannot_be_made_takes_no_other_with_it_and_is_told(recorder, kept):

@@ -7,7 +7,8 @@ from typing import Any
 import aiohttp
 import msgspec
 
-from agl.gateway.forward import Forwarder, encode, object_in, unreachable
+from agl.gateway.answers import object_in
+from agl.gateway.forward import Forwarder, encode, unreachable
 from agl.gateway.problems import Problem
 from agl.resources import LLM
 

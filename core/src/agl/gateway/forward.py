@@ -10,6 +10,7 @@ import aiohttp
 import msgspec
 from aiohttp import web
 
+from agl.gateway.answers import answer_in, object_in
 from agl.gateway.attempts import OpenAttempt
 from agl.gateway.dialects import Dialect, Reading
 from agl.gateway.endpoints import Endpoints, Patience
@@ -117,7 +118,7 @@ class _Call:
 
     def whole(self, upstream: aiohttp.ClientResponse, raw: bytes) -> web.Response:
         """The client's answer to what is no stream."""
-        body, headers = object_in(raw), {SPAN_HEADER: self._exchange.span_id}
+        body, headers = self._read(raw), {SPAN_HEADER: self._exchange.span_id}
         if upstream.status == 200 and body is not None:
             try:
                 answer = self._reading.answer(body, self._exchange.span_id)
@@ -133,6 +134,10 @@ class _Call:
         headers |= {name: upstream.headers[name] for name in PASSED_HEADERS if name in upstream.headers}
         kind = "application/json" if self._dialect.translated else upstream.content_type
         return web.Response(status=status, body=self._dialect.refusal(status, raw), content_type=kind, headers=headers)
+
+    def _read(self, raw: bytes) -> dict[str, Any] | None:
+        wanted = self._exchange.overridden.get("logprobs", True) or self._dialect.path != "chat/completions"
+        return object_in(raw) if wanted else answer_in(raw)
 
     async def stream(self, request: web.Request, upstream: aiohttp.ClientResponse, until: float | None) -> web.StreamResponse:
         """The client's answer to a stream, written as it arrives; it must have ended at the event loop's time `until`."""
@@ -219,14 +224,6 @@ def _said(error: Exception, llm: LLM) -> str:
 def without_key(raw: bytes, llm: LLM) -> bytes:
     """An endpoint's words without its key, which refusals like to repeat."""
     return raw.replace(llm.api_key.encode(), b"***") if llm.api_key and len(llm.api_key) >= 8 else raw
-
-
-def object_in(raw: bytes) -> dict[str, Any] | None:
-    """The JSON object that a body is; None for all else."""
-    try:
-        return msgspec.json.decode(raw, type=dict[str, Any])
-    except (msgspec.DecodeError, RecursionError):
-        return None
 
 
 encode = msgspec.json.encode

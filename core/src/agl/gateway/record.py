@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import msgspec
 
+from agl.gateway.answers import Logprobs
 from agl.resources import LLM
 from agl.rollouts import Rollout
 from agl.spans import Choice, LLMCall, Span, SpanKind, SpanStatus
@@ -168,6 +169,8 @@ def _ids(value: Any) -> list[int] | None:
 
 
 def _logprobs(value: Any) -> list[float] | None:
+    if isinstance(value, Logprobs):
+        return value.values()
     try:
         return [float(entry["logprob"]) for entry in value["content"]]
     except (KeyError, TypeError, ValueError):

@@ -13,6 +13,7 @@ from aiohttp import web
 
 from agl.context import REFUSED
 from agl.errors import RewardError
+from agl.gateway.answers import object_in
 from agl.gateway.attempts import KEY_PREFIX, OpenAttempt, is_span_id
 from agl.gateway.conversations import Conversations
 from agl.gateway.counting import count
@@ -21,7 +22,7 @@ from agl.gateway.dialects.chat import Chat
 from agl.gateway.dialects.completions import Completions
 from agl.gateway.dialects.messages import Messages
 from agl.gateway.dialects.responses import Responses
-from agl.gateway.forward import Forwarder, object_in, record, unreachable, without_key
+from agl.gateway.forward import Forwarder, record, unreachable, without_key
 from agl.gateway.otlp import OTHER_SIGNALS, receive_traces, refuse_signal
 from agl.gateway.problems import Problem
 from agl.gateway.record import Exchange, call_seed, upstream_body

