@@ -28,6 +28,11 @@ class Cell(msgspec.Struct):
         """Mean reward."""
         return self.total / self.n
 
+    @property
+    def within(self) -> float:
+        """Sum of the squared distances from the mean."""
+        return max(self.squares - self.total * self.total / self.n, 0.0)
+
     def add(self, reward: float) -> None:
         """Count one more reward."""
         self.n += 1

@@ -10,6 +10,8 @@ import re
 import string
 from collections.abc import Iterable, Sequence
 
+from agl_apo.search.options import GuardOptions
+
 WORD = re.compile(r"\w+")
 ALLOWANCE = 2000
 """Characters that any prompt may grow to, however short its seed is."""
@@ -91,3 +93,21 @@ def check_copy(old: str, text: str, records: Sequence[str], n: int) -> str | Non
         if copied := new & ngrams(record, n):
             return f"this is copied from a training example: {' '.join(min(copied))!r}; say the rule behind it instead"
     return None
+
+
+def refusal(options: GuardOptions, name: str, seed: str, old: str, text: str, records: Sequence[str] = ()) -> str | None:
+    """Why a new text is refused; None when it may be tried.
+
+    Args:
+        name: of the prompt.
+        seed: the text that the user gave.
+        old: the text of the parent.
+        text: the new one.
+        records: texts of the training records that the proposer saw.
+    """
+    return (
+        (None if name in options.plain else check_placeholders(seed, text))
+        or check_required(text, options.required.get(name, ()))
+        or check_growth(seed, text, options.max_growth)
+        or (check_copy(old, text, records, options.copy_words) if options.copy_words else None)
+    )

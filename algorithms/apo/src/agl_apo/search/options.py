@@ -21,12 +21,12 @@ class GuardOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
 
 class RacingOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Options of `Racing`."""
+    """Options of `Racing`. The defaults were tuned on the development worlds of `benchmarks/apo`."""
 
     max_rollouts: int = 240
     """Budget of the whole search, the probe and the final included. Never exceeded."""
-    concurrency: int = 2
-    """Expansions (a parent, its new children and their screening) at the same time."""
+    concurrency: int = 1
+    """Expansions (a parent, its new children and their screening) at the same time. More take less time, and learn less from each rollout."""
     confidence: float = 0.9
     """The seed is returned unless P(winner > seed) is at least this."""
     perfect_reward: float = 1.0
@@ -35,13 +35,16 @@ class RacingOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """Tasks of the probe; as many again when all of them are perfect."""
     probe_repeats: int = 2
     """Rollouts of the seed on each of them."""
-    screen_tasks: int = 6
-    """Common tasks on which a parent and its children are drawn anew."""
-    siblings: int = 2
-    """New children in one expansion; they share the parent's new draws."""
-    reserve: float = 0.3
+    screen_tasks: int = 5
+    """Common tasks on which the children of one expansion are drawn."""
+    siblings: int = 1
+    """New children in one expansion."""
+    redraw_parent: bool = False
+    """Whether the parent is drawn anew beside its children, for agents that change while the search runs. Costs rollouts: a stored reward of
+    the parent is as good, since no outcome decides which tasks are next and the posterior shrinks a lucky parent."""
+    reserve: float = 0.2
     """Share of the budget kept for the final."""
-    finalists: int = 4
+    finalists: int = 2
     """Candidates in the final, the seed not counted."""
     failures_shown: int = 4
     """Bad rollouts for one proposal."""
@@ -50,9 +53,13 @@ class RacingOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     rejected_shown: int = 8
     """Ideas that did not help, told to the proposer."""
     patience: int = 20
-    """Proposals in a row without a usable text after which the search goes to its final."""
+    """Proposals in a row without a usable text, or evaluations in a row without a reward, after which the search goes to its final."""
+    exploration: float = 0.5
+    """Width of the Thompson draws that choose a parent, in posterior standard deviations; 0 always takes the best."""
+    step_mean: float = 0.1
+    """Change from a parent to its child expected before there is evidence, in standard deviations of the rewards."""
     step_sd: float = 0.3
-    """How far a child is from its parent a priori, in standard deviations of the rewards."""
+    """Standard deviation of that change, in the same unit."""
     guards: GuardOptions = GuardOptions()
 
 

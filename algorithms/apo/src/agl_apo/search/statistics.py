@@ -11,7 +11,7 @@ propagation, Pearl 1988).
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from random import Random
 
 import msgspec
@@ -22,6 +22,10 @@ SWEEPS = 3
 """Turns of fitting task offsets and candidates against each other."""
 PRIOR_WEIGHT = 4.0
 """Observations that the prior of each variance counts for."""
+DRIFT_WEIGHT = 5.0
+"""Children that the prior of the drift counts for."""
+SURE = 8
+"""Repeats that must agree before rewards count as free of noise."""
 
 
 class Variances(msgspec.Struct, frozen=True):
@@ -110,88 +114,116 @@ class Fit(msgspec.Struct, frozen=True):
     offsets: dict[TaskKey, float]
     """Offset of each task: how much easier it is than the mean task."""
     variances: Variances
+    drift: float
+    """Mean change from a parent to its child."""
 
 
-def fit(cells: Mapping[str, Mapping[TaskKey, Cell]], parents: Mapping[str, str | None], *, step_sd: float, drift: float = 0.0) -> Fit:
+Row = tuple[str, TaskKey, int, float]
+"""Candidate, task, number of rewards, their mean."""
+
+
+def fit(
+    cells: Mapping[str, Mapping[TaskKey, Cell]],
+    parents: Mapping[str, str | None],
+    *,
+    step_sd: float,
+    drift: float = 0.0,
+    start: Fit | None = None,
+) -> Fit:
     """Fit the model.
 
     Args:
         cells: Rewards by candidate and task; candidates without any are allowed.
         parents: Parent of each candidate, parents before children.
         step_sd: tau as a share of the standard deviation of all rewards.
-        drift: mu as a share of the same.
+        drift: What mu is a priori, as a share of the same; counts for `DRIFT_WEIGHT` children.
+        start: An earlier fit of fewer rewards, to go on from: one turn is enough then.
 
     Raises:
         ValueError: there is no reward at all.
     """
-    flat = [(name, key, cell) for name in parents for key, cell in cells.get(name, {}).items()]
-    count = sum(cell.n for _, _, cell in flat)
+    rows = [(name, key, cell.n, cell.total / cell.n) for name in parents for key, cell in cells.get(name, {}).items()]
+    count, total, squares, within, repeats = _sums(cells, parents)
     if not count:
         raise ValueError("there is no reward to fit")
-    centre = math.fsum(cell.total for _, _, cell in flat) / count
-    spread = max(math.fsum(cell.squares for _, _, cell in flat) / count - centre * centre, 0.0)
-    scale = max(spread, 1e-6)
-    noise = noise_variance(flat, prior=scale)
-    interaction, task = scale / 4, scale / 10
-    offsets: dict[TaskKey, float] = {}
+    centre = total / count
+    scale = max(squares / count - centre * centre, 1e-6)
+    step = step_sd * step_sd * scale
+    noise = _noise(within, repeats, prior=scale / 2)
+    interaction, task = (scale / 4, scale / 10) if start is None else (start.variances.interaction, start.variances.task)
+    offsets = {} if start is None else start.offsets
+    prior = drift * math.sqrt(scale)
+    mu = prior if start is None else start.drift
     posterior = None
-    for _ in range(SWEEPS):
-        weights = {id(cell): 1.0 / (interaction + noise / cell.n + 1e-9) for _, _, cell in flat}
-        precision: dict[str, float] = {}
-        moment: dict[str, float] = {}
-        for name, key, cell in flat:
-            weight = weights[id(cell)]
-            precision[name] = precision.get(name, 0.0) + weight
-            moment[name] = moment.get(name, 0.0) + weight * (cell.mean - offsets.get(key, 0.0))
-        posterior = Posterior(
-            parents,
-            precision,
-            {name: moment[name] / precision[name] for name in precision},
-            step=step_sd * step_sd * scale,
-            drift=drift * math.sqrt(scale),
-            root_mean=centre,
-            root_variance=4 * scale,
-        )
-        offsets = _offsets(flat, posterior.mean, weights, task)
-        task = _shrunk(list(offsets.values()), task)
-        interaction = _interaction(flat, posterior.mean, offsets, noise, prior=scale / 4)
+    for _ in range(SWEEPS if start is None else 1):
+        weights = [1.0 / (interaction + noise / n + 1e-9) for _, _, n, _ in rows]
+        precision, mean = _of_candidates(rows, weights, offsets)
+        posterior = Posterior(parents, precision, mean, step=step, drift=mu, root_mean=centre, root_variance=4 * scale)
+        mu = _drift(posterior.mean, precision, parents, step, prior)
+        offsets = _of_tasks(rows, weights, posterior.mean, task)
+        task = (math.fsum(value * value for value in offsets.values()) + PRIOR_WEIGHT * scale / 10) / (len(offsets) + PRIOR_WEIGHT)
+        interaction = _interaction(rows, posterior.mean, offsets, noise, prior=scale / 4)
     assert posterior is not None
-    return Fit(posterior, offsets, Variances(noise, interaction, task, step_sd * step_sd * scale))
+    return Fit(posterior, offsets, Variances(noise, interaction, task, step), mu)
 
 
-def noise_variance(flat: Sequence[tuple[str, TaskKey, Cell]], prior: float) -> float:
-    """Variance between repeats, pooled; `prior` counts as one repeat, so that a few that agree do not make it 0 at once."""
-    squares = math.fsum(max(cell.squares - cell.total * cell.total / cell.n, 0.0) for _, _, cell in flat if cell.n > 1)
-    repeats = sum(cell.n - 1 for _, _, cell in flat)
-    if repeats >= 8 and squares == 0.0:
+def _sums(cells: Mapping[str, Mapping[TaskKey, Cell]], names: Iterable[str]) -> tuple[int, float, float, float, int]:
+    # Of all rewards: number, sum, sum of squares; of repeats: squares around their cell's mean, and how many more than one there are.
+    count, total, squares, within, repeats = 0, 0.0, 0.0, 0.0, 0
+    for name in names:
+        for cell in cells.get(name, {}).values():
+            count, total, squares = count + cell.n, total + cell.total, squares + cell.squares
+            if cell.n > 1:
+                within, repeats = within + cell.within, repeats + cell.n - 1
+    return count, total, squares, within, repeats
+
+
+def _noise(within: float, repeats: int, prior: float) -> float:
+    # Many repeats that all agree are no noise; fewer leave what the prior says.
+    if repeats >= SURE and within <= 1e-12:
         return 0.0
-    return (squares + PRIOR_WEIGHT * prior / 2) / (repeats + PRIOR_WEIGHT)
+    return (within + PRIOR_WEIGHT * prior) / (repeats + PRIOR_WEIGHT)
 
 
-def _offsets(
-    flat: Sequence[tuple[str, TaskKey, Cell]], means: Mapping[str, float], weights: Mapping[int, float], task: float
-) -> dict[TaskKey, float]:
+def _of_candidates(
+    rows: Sequence[Row], weights: Sequence[float], offsets: Mapping[TaskKey, float]
+) -> tuple[dict[str, float], dict[str, float]]:
+    precision: dict[str, float] = {}
+    moment: dict[str, float] = {}
+    for (name, key, _, mean), weight in zip(rows, weights, strict=True):
+        precision[name] = precision.get(name, 0.0) + weight
+        moment[name] = moment.get(name, 0.0) + weight * (mean - offsets.get(key, 0.0))
+    return precision, {name: moment[name] / precision[name] for name in precision}
+
+
+def _of_tasks(rows: Sequence[Row], weights: Sequence[float], means: Mapping[str, float], task: float) -> dict[TaskKey, float]:
     precision: dict[TaskKey, float] = {}
     moment: dict[TaskKey, float] = {}
-    for name, key, cell in flat:
-        weight = weights[id(cell)]
+    for (name, key, _, mean), weight in zip(rows, weights, strict=True):
         precision[key] = precision.get(key, 0.0) + weight
-        moment[key] = moment.get(key, 0.0) + weight * (cell.mean - means[name])
+        moment[key] = moment.get(key, 0.0) + weight * (mean - means[name])
     found = {key: moment[key] / (precision[key] + 1.0 / task) for key in precision}
     middle = math.fsum(found.values()) / len(found)
     return {key: value - middle for key, value in found.items()}
 
 
-def _shrunk(values: Sequence[float], prior: float) -> float:
-    return (math.fsum(value * value for value in values) + PRIOR_WEIGHT * prior) / (len(values) + PRIOR_WEIGHT)
-
-
-def _interaction(
-    flat: Sequence[tuple[str, TaskKey, Cell]], means: Mapping[str, float], offsets: Mapping[TaskKey, float], noise: float, prior: float
+def _drift(
+    means: Mapping[str, float], precision: Mapping[str, float], parents: Mapping[str, str | None], step: float, prior: float
 ) -> float:
+    # A child that was hardly drawn repeats what the drift was: it counts by how much its own rewards say.
+    weight, moment = DRIFT_WEIGHT, DRIFT_WEIGHT * prior
+    for name, parent in parents.items():
+        if parent is not None and name in precision:
+            share = precision[name] * step / (1.0 + precision[name] * step)
+            weight += share
+            moment += share * (means[name] - means[parent])
+    return moment / weight
+
+
+def _interaction(rows: Sequence[Row], means: Mapping[str, float], offsets: Mapping[TaskKey, float], noise: float, prior: float) -> float:
     # A squared residual of a cell is interaction + noise / n in the mean.
-    left = math.fsum((cell.mean - means[name] - offsets[key]) ** 2 - noise / cell.n for name, key, cell in flat)
-    return max((left + PRIOR_WEIGHT * prior) / (len(flat) + PRIOR_WEIGHT), prior / 25)
+    left = math.fsum((mean - means[name] - offsets[key]) ** 2 - noise / n for name, key, n, mean in rows)
+    return max((left + PRIOR_WEIGHT * prior) / (len(rows) + PRIOR_WEIGHT), prior / 25)
 
 
 class PairedTest(msgspec.Struct, frozen=True, kw_only=True):
@@ -271,7 +303,5 @@ def _nonzero(value: float) -> float:
 
 def noise_sd(cells: Mapping[str, Mapping[TaskKey, Cell]]) -> float:
     """Standard deviation between repeated rewards of one candidate on one task; nan when nothing was repeated."""
-    repeated = [cell for row in cells.values() for cell in row.values() if cell.n > 1]
-    freedom = sum(cell.n - 1 for cell in repeated)
-    squares = math.fsum(max(cell.squares - cell.total * cell.total / cell.n, 0.0) for cell in repeated)
-    return math.sqrt(squares / freedom) if freedom else math.nan
+    *_, within, repeats = _sums(cells, cells)
+    return math.sqrt(within / repeats) if repeats else math.nan
