@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import socket
 import subprocess
 import sys
@@ -197,12 +198,13 @@ class LiteLLM(Served):
         config = folder / "config.yaml"  # JSON is YAML
         config.write_text(json.dumps({"model_list": [{"model_name": "policy", "litellm_params": served}]}))
         command = [str(python.with_name("litellm")), "--config", str(config), "--host", "127.0.0.1", "--port", str(port)]
-        super().__init__(folder, command, LITELLM_LOCAL_MODEL_COST_MAP="True", LITELLM_MODE="PRODUCTION")
+        self._key = f"sk-{secrets.token_hex(16)}"  # it does not start without one that is hard to guess
+        super().__init__(folder, command, LITELLM_MASTER_KEY=self._key, LITELLM_LOCAL_MODEL_COST_MAP="True", LITELLM_MODE="PRODUCTION")
         self.post(f"{self._url}/health/liveliness", method="GET")
 
     def open(self, number: int) -> list[list[str]]:
         """Its one URL."""
-        return [[f"{self._url}/v1", "none"]] * number
+        return [[f"{self._url}/v1", self._key]] * number
 
 
 def free_port() -> int:
