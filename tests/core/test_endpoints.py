@@ -12,10 +12,16 @@ from types import SimpleNamespace
 import aiohttp
 import openai
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 
+import agl
+from agl.engines import Engine
 from agl.errors import ConfigError, GatewayError
+from agl.gateway import forward
 from agl.gateway.endpoints import Endpoints, Patience, retry_after
 from agl.gateway.gate import PAUSE_SECONDS, Gate, Paused
+from agl.gateway.recorder import Recorder
 from agl.resources import LLM
 from agl.spans import SpanStatus
 from agl.testing.scripted import Reply, ScriptedServer
@@ -290,12 +296,106 @@ async def test_a_call_that_waited_too_long_is_refused_and_leaves_a_span(open_des
 
 
 def test_every_endpoint_is_checked_before_a_run_starts():
-    import agl
-
     with ScriptedServer("hi") as server:
         llm = LLM(endpoint=server.base_url(), endpoints=("no url",), model="m")
         with pytest.raises(ConfigError, match=r"the endpoint of `llm` must be a URL such as .*, given was 'no url'"):
             agl.Trainer(initial_resources={"llm": llm}, quiet=True).dev(agl.rollout(lambda task, llm: 1.0), [{"q": "?"}])
+
+
+async def test_a_connection_is_not_kept_unused_for_as_long_as_servers_keep_theirs(monkeypatch):
+    assert forward.IDLE_SECONDS < 5  # uvicorn's
+    monkeypatch.setattr(forward, "IDLE_SECONDS", 0.1)
+    peers = []
+
+    async def models(request):
+        peers.append(request.transport.get_extra_info("peername")[1])
+        return web.json_response({})
+
+    app = web.Application()
+    app.router.add_get("/v1/models", models)
+    forwarder = forward.Forwarder(Recorder(None))
+    await forwarder.start()
+    async with TestServer(app) as server:
+        for pause in (0.0, 0.0, 0.4):
+            await asyncio.sleep(pause)
+            async with forwarder.request(LLM(endpoint=str(server.make_url("/v1")), model="m"), "GET", "models") as answer:
+                await answer.read()
+        await forwarder.stop()
+    first, second, third = peers
+    assert first == second != third
+
+
+@agl.rollout
+async def caller(task, llm):
+    async with openai.AsyncOpenAI(base_url=llm.base_url, api_key=llm.api_key, max_retries=0) as client:
+        await client.chat.completions.create(model=llm.model, messages=[{"role": "user", "content": task["q"]}])
+    return 1.0
+
+
+@pytest.mark.parametrize(("patience", "failure"), [(None, None), ({"tries": 1}, "infrastructure")])
+def test_the_patience_of_a_trainer_decides_what_is_tried_again(patience, failure):
+    with ScriptedServer("hi", fail_first=99, fail_status=503) as busy, ScriptedServer("hi") as other:
+        llm = busy.llm(endpoints=(other.base_url(),))
+        trainer = agl.Trainer(initial_resources={"llm": llm}, patience=patience, max_attempts=1, quiet=True)
+        [result] = trainer.dev(caller, [{"q": "?"}])
+    assert (result.failure, len(busy.requests), len(other.requests)) == (failure, 1, 0 if failure else 1)
+
+
+def test_patience_comes_from_the_settings_too(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "agl.toml").write_text("[trainer]\npatience = {tries = 9, backoff = 0.5}")
+    assert agl.Trainer().patience == Patience(tries=9, backoff=0.5)
+    assert agl.Trainer(patience={"tries": 2}).patience == Patience(tries=2)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"retries": 3}, r"`patience` takes \['tries', 'backoff', 'longest_wait', 'check_every'\], .*unknown field `retries`"),
+        ({"tries": 0}, "`tries` must be at least 1"),
+        ({"backoff": -1}, "`backoff` and `longest_wait` not negative"),
+        ("much", "`patience` takes"),
+    ],
+)
+def test_patience_that_cannot_work_is_refused(given, said):
+    with pytest.raises(ConfigError, match=said):
+        agl.Trainer(patience=given)
+
+
+class Elsewhere(Engine):
+    """Serves in another process, and cannot hold calls up."""
+
+    name, model, version = "elsewhere", "scripted", "1"
+    start = update = stop = None
+
+    def paused(self, timeout=600.0):
+        return contextlib.nullcontext()
+
+
+class Pauses(agl.Algorithm):
+    """Changes its weights while an agent calls."""
+
+    def __init__(self, server, holds_calls):
+        self.server, self.engine = server, Elsewhere()
+        self.engine.holds_calls = holds_calls
+
+    async def start(self, run):
+        return {"llm": self.server.llm()}
+
+    async def fit(self, run):
+        async with run.paused(self.engine):
+            rolling = asyncio.ensure_future(run.rollout(list(run.train)))
+            await asyncio.sleep(1.0)
+            self.seen = len(self.server.requests)
+        await rolling
+
+
+@pytest.mark.parametrize("holds_calls", [True, False])
+def test_the_gateway_holds_calls_up_for_an_engine_that_cannot(tmp_path, holds_calls):
+    with ScriptedServer("hi") as server:
+        algorithm = Pauses(server, holds_calls)
+        agl.Trainer(algorithm=algorithm, store=tmp_path / "store.sqlite", quiet=True).fit(caller, [{"q": "?"}])
+        assert (algorithm.seen, len(server.requests)) == (int(holds_calls), 1)
 
 
 def test_the_page_says_what_the_code_does():

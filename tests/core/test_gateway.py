@@ -6,6 +6,8 @@ import socket
 
 import openai
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 from openai import AsyncOpenAI
 
 from agl.errors import ConfigError, GatewayError, StoreError
@@ -398,6 +400,28 @@ async def test_embeddings_pass_through_and_are_no_calls(desk, server):
         assert (await client.embeddings.create(model="m", input="x")).data[0].embedding == [0.0, 1.0]
     assert await desk.spans() == ()
     assert server.requests[0].headers["authorization"] == f"Bearer {KEY}"
+
+
+async def test_embeddings_and_models_go_to_the_endpoint_of_the_model_that_is_named(open_desk):
+    asked = []
+
+    async def models(request):
+        asked.append(request.path)
+        return web.json_response({"id": "x", "object": "model", "created": 0, "owned_by": "x", "data": []})
+
+    app = web.Application()
+    app.router.add_get("/v1/models{tail:.*}", models)
+    async with ScriptedServer("policy") as policy, ScriptedServer("judge") as judge, TestServer(app) as listing:
+        desk = await open_desk(policy)
+        other = LLM(endpoint=str(listing.make_url("/v1")), model="other")
+        llms = desk.gateway.open(desk.attempt, {"main": policy.llm(model="policy"), "judge": judge.llm(model="judge"), "other": other})
+        async with desk.client(base_url=llms["main"].base_url, api_key=llms["main"].api_key) as client:
+            for model, options in (("judge", {}), ("unknown", {}), ("unknown", {"extra_headers": {"x-agl-llm": "judge"}})):
+                await client.embeddings.create(model=model, input="x", **options)
+            assert (len(policy.requests), len(judge.requests)) == (1, 2)
+            assert (await client.models.retrieve("other")).id == "x"
+            await client.models.list(extra_headers={"x-agl-llm": "other"})
+            assert asked == ["/v1/models/other", "/v1/models"]
 
 
 async def test_a_route_that_cannot_be_trained_says_so_and_makes_no_reward_of_it(desk, server):

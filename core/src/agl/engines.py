@@ -53,6 +53,8 @@ class Engine(ABC):
     name = "engine"
     model = "policy"
     """The model's name in requests."""
+    holds_calls = True
+    """Whether `paused` holds new requests up by itself. For an engine that cannot, `Run.paused` has the gateway do it."""
 
     def __init__(self, *, max_batch: int = 64, max_tokens: int = 256, host: str = "127.0.0.1", port: int = 0) -> None:
         self.max_batch, self.max_tokens, self.host, self.port = max_batch, max_tokens, host, port

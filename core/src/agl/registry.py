@@ -21,6 +21,7 @@ _KNOWN_PACKAGES = {
     ("agl.algorithms", "gepa"): "agl-gepa",
     ("agl.algorithms", "verl"): "agl-verl",
     ("agl.engines", "native"): "agl-grpo",
+    ("agl.engines", "vllm"): "agl-grpo",
 }
 """Packages of this project, for those who ask for what they have not installed."""
 

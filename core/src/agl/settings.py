@@ -58,6 +58,7 @@ class TrainerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     agent_rewards: str | None = None
     failures: dict[str, str | float] | None = None
     reward_timeout: float | None = None
+    patience: dict[str, int | float] | None = None
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -25,6 +25,7 @@ from agl.discovery import CORE
 from agl.errors import ConfigError, GatewayError, NotFoundError
 from agl.executors import Executor
 from agl.failures import read_policies
+from agl.gateway.endpoints import read_patience
 from agl.gateway.server import Gateway
 from agl.gateway.wire import PLACEHOLDER_KEY
 from agl.judges import given_rewards
@@ -146,6 +147,8 @@ class Trainer:
             when it must be there at the end.
         agent_rewards: `accept` (the default), or `refuse`: rewards from the agent's side (emitted by its code, posted to its reward URL, a
             program's last line) do not count. What a function agent returns, `reward=` functions and judges always do.
+        patience: with the endpoints of models, where it differs from `{"tries": 4, "backoff": 0.1, "longest_wait": 2.0, "check_every": 2.0}`,
+            times in seconds; see docs/endpoints.md.
         host: address of the gateway; the loopback unless told.
         gateway_port: 0 for any free one.
         quiet: print nothing.
@@ -177,6 +180,7 @@ class Trainer:
         failures: Mapping[str, str | float] | None = None,
         reward_timeout: float | None = None,
         agent_rewards: str | None = None,
+        patience: Mapping[str, float] | None = None,
         host: str = "127.0.0.1",
         gateway_port: int = 0,
         quiet: bool = False,
@@ -206,6 +210,7 @@ class Trainer:
         self.failures = read_policies(failures if failures is not None else settings.failures, max_attempts)
         self.reward_timeout = _seconds(reward_timeout if reward_timeout is not None else settings.reward_timeout, "reward_timeout")
         self.takes_rewards = _takes_rewards(agent_rewards or settings.agent_rewards or "accept")
+        self.patience = read_patience(patience if patience is not None else settings.patience)
         self.host, self.gateway_port = host, gateway_port
         self.console = Console(quiet=quiet)
         self.rewards = given_rewards(rewards if rewards is not None else settings.rewards or (), all_settings.rewards)
@@ -402,7 +407,7 @@ class Trainer:
             stack.callback(self._say_what_judging_cost)
             stack.callback(self._say_what_was_isolated)
             trackers = Trackers(() if dry else self.trackers)
-            gateway = Gateway(store, host=self.host, port=self.gateway_port)
+            gateway = Gateway(store, host=self.host, port=self.gateway_port, patience=self.patience)
             run = await self._open_run(store, datasets, resume, trackers, store.folder if dry else None, gateway)
             run.prompts = prompts or {}
             stack.push_async_callback(_closed, run, trackers)

@@ -29,8 +29,8 @@ def test_options_of_an_engine_that_is_an_object_are_refused(option):
 
 
 def test_an_unknown_engine_lists_those_there_are():
-    with pytest.raises(PluginError, match=r"no engine is named `vllm`; there are .*'native'"):
-        agl.GRPO("model", engine="vllm")
+    with pytest.raises(PluginError, match=r"no engine is named `sglang`; there are .*'native', 'vllm'"):
+        agl.GRPO("model", engine="sglang")
 
 
 def test_a_driver_that_is_no_engine_is_refused(install_engine):

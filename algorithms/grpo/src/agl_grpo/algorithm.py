@@ -34,6 +34,7 @@ from agl_grpo.schedules import Schedule
 
 POLICY = "policy"
 """Name of the policy's folder in a checkpoint."""
+ENGINE_OPTIONS = frozenset({"max_batch", "port"})
 
 
 class GRPO(Algorithm):
@@ -41,7 +42,8 @@ class GRPO(Algorithm):
 
     Args:
         model: folder of a Hugging Face causal LM, or a hub id.
-        engine: what serves the policy: the name of a driver of `agl.engines`, or an `agl.engines.Engine`.
+        engine: what serves the policy: the name of a driver of `agl.engines`, with its first argument where wanted
+            (`vllm=http://127.0.0.1:8000/v1`), or an `agl.engines.Engine`.
         options: see `Options`.
 
     Raises:
@@ -116,7 +118,7 @@ class GRPO(Algorithm):
                     for one in lacking(groups, run.resources):
                         run.console.say(f"  {one}")
                 run.learned(rows, advantages, AGGREGATIONS[o.aggregation](rows) if rows else [])
-                async with self.engine.paused():
+                async with run.paused(self.engine):
                     learned = await self._in_thread(self.learner.update, rows, advantages)
                     await self.engine.update(str(step + 1))
                 await run.publish(metrics={**group_metrics(groups), **prefixed(learned)}, main_llm=self._llm())
@@ -147,13 +149,15 @@ class GRPO(Algorithm):
 
 def _engine(given: str | Engine, options: Options, named: set[str]) -> Engine:
     if isinstance(given, Engine):
-        if taken := sorted(named & {"max_batch", "port"}):
+        if taken := sorted(named & ENGINE_OPTIONS):
             raise ConfigError(f"{taken} are options of the engine, which was given as an object; give them to {type(given).__name__}")
         return given
-    driver = load("agl.engines", given)
+    name, separator, value = given.partition("=")
+    driver = load("agl.engines", name)
     if not (isinstance(driver, type) and issubclass(driver, Engine)):
-        raise ConfigError(f"the engine `{given}` must be a class derived from `agl.engines.Engine`, it is {driver!r}")
-    return driver(max_batch=options.max_batch, max_tokens=options.max_tokens, port=options.port)
+        raise ConfigError(f"the engine `{name}` must be a class derived from `agl.engines.Engine`, it is {driver!r}")
+    asked = {option: getattr(options, option) for option in ENGINE_OPTIONS if option in named}
+    return driver(*([value] if separator else []), max_tokens=options.max_tokens, **asked)
 
 
 def prefixed(learned: Mapping[str, float]) -> dict[str, float]:

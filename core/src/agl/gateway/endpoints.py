@@ -12,10 +12,12 @@ import email.utils
 import time
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping
 from contextlib import AbstractAsyncContextManager
+from typing import Any
 
 import aiohttp
 import msgspec
 
+from agl.errors import ConfigError
 from agl.resources import LLM
 
 BUSY = frozenset({429, 503})
@@ -26,16 +28,39 @@ _UNSENT = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
 Send = Callable[[str], AbstractAsyncContextManager[aiohttp.ClientResponse]]
 
 
-class Patience(msgspec.Struct, frozen=True, kw_only=True):
+class Patience(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How much is tried before a call fails. Times in seconds."""
 
     tries: int = 4
+    """Requests in all; 1 tries nothing again."""
     backoff: float = 0.1
     """Before the second try where no other endpoint is left; doubled with each further one."""
     longest_wait: float = 2.0
     """An endpoint that asks for more than this (`Retry-After`) is not waited for: the client hears it, and may wait by itself."""
     check_every: float = 2.0
     """Between looks at an endpoint that is down."""
+
+    def __post_init__(self) -> None:
+        if self.tries < 1 or self.check_every <= 0 or min(self.backoff, self.longest_wait) < 0:
+            raise ConfigError(
+                f"`tries` must be at least 1, `check_every` positive, `backoff` and `longest_wait` not negative; given was {self}"
+            )
+
+
+def read_patience(given: Any) -> Patience:
+    """What the Trainer's option `patience` says, over the defaults.
+
+    Raises:
+        ConfigError: an unknown name, or a value that cannot work.
+    """
+    if isinstance(given, Patience):
+        return given
+    try:
+        return msgspec.convert(given if given is not None else {}, Patience)
+    except msgspec.ValidationError as error:
+        raise ConfigError(
+            f"`patience` takes {list(Patience.__struct_fields__)}, such as {{'tries': 6}}, given was {given!r}: {error}"
+        ) from None
 
 
 class Endpoint:

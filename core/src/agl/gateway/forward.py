@@ -25,6 +25,8 @@ from agl.spans import Span
 CONNECT_SECONDS = 10.0
 CALL_SECONDS = 600.0
 """Longest silence of an upstream within a call."""
+IDLE_SECONDS = 4.0
+"""Longest that a connection to an upstream is kept unused: servers that run on uvicorn, as vLLM does, close theirs after five."""
 JSON = {"Content-Type": "application/json"}
 PASSED_HEADERS = ("Retry-After", "retry-after-ms", "x-should-retry", "x-request-id")
 
@@ -46,7 +48,7 @@ class Forwarder:
     async def start(self) -> None:
         """Be ready for calls."""
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=CALL_SECONDS)
-        connector = aiohttp.TCPConnector(limit=0)
+        connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=IDLE_SECONDS)
         cookies = aiohttp.DummyCookieJar()  # one attempt's must not reach another's calls
         self._session = aiohttp.ClientSession(connector=connector, timeout=timeout, cookie_jar=cookies)
 

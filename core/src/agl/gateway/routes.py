@@ -191,15 +191,17 @@ class Routes:
     async def _pass_through(self, request: web.Request) -> web.Response:
         opened = self._authorised(request)
         tail = request.match_info["tail"]
-        if tail not in PASSED:
+        if tail not in PASSED and not tail.startswith("models/"):
             message = f"the gateway has no `{tail}`; it has {', '.join([*DIALECTS, *PASSED])}"
             # Not the agent's behaviour, so no reward may come of it: an agent of this kind cannot be trained.
             opened.attempt.infrastructure_error = message
             raise Problem(404, message, "not_found")
-        llm = opened.upstream()
+        raw = await request.read()
+        model = tail.partition("/")[2] or (object_in(raw) or {}).get("model")
+        llm = opened.upstream(model, _unquoted(request, LLM_HEADER))
         headers = {"Content-Type": request.headers.get("Content-Type", "application/json")}
         try:
-            async with self._forwarder.request(llm, request.method, tail, data=await request.read(), headers=headers) as upstream:
+            async with self._forwarder.request(llm, request.method, tail, data=raw, headers=headers) as upstream:
                 raw = await upstream.read()
         except (aiohttp.ClientError, TimeoutError) as error:
             problem = unreachable(llm, error)
