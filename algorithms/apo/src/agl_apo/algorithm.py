@@ -123,8 +123,7 @@ class APO(Algorithm):
         if (begun := ledger.begun()) is not None:
             return dict(begun["texts"])
         given = {name: template.template for name, template in run.resources.prompts().items()}
-        listed = await discover(run, list(run.train)[:DISCOVERY_TASKS])
-        return chosen(self.settings.own.prompts, given, {name: template.template for name, template in listed.items()})
+        return await discover(run, list(run.train)[:DISCOVERY_TASKS], self.settings.own.prompts, given)
 
     async def _end(self, run: Run, search: Any, driver: Driver, ledger: Ledger) -> None:
         outcome: Outcome = search.outcome

@@ -20,6 +20,8 @@ from agl_apo.world import Totals, World, templates
 
 STEPS = 20
 """Into how many steps a budget of rollouts is divided, for progress and checkpoints."""
+AGAIN = ("infrastructure", "cancelled")
+"""Failures of rollouts that a resumed run tries again where their move was not answered."""
 OUT = "not run: "
 """How the failure of a draw begins that a budget did not allow."""
 
@@ -78,7 +80,7 @@ class Driver:
             with self.run.console.rollouts("search", self.limits.max_rollouts) as show:
                 while not self.search.done:
                     await self._mind_the_budget()
-                    self._start()
+                    await self._start()
                     for task in await self._some_ended():
                         answer = task.result()
                         await self._tell(self._flying.pop(task), answer)
@@ -138,10 +140,12 @@ class Driver:
         while (move := self.search.ask()) is not None:
             self._open[move.number] = move
 
-    def _start(self) -> None:
+    async def _start(self) -> None:
         flying = {move.number for move in self._flying.values()}
         for number, move in sorted(self._open.items()):
             if number not in flying:
+                if isinstance(move, Evaluate):  # in order, so that the rollouts are queued in the order of the moves
+                    await self.world.version(move.candidate.texts)
                 self._flying[asyncio.ensure_future(self._answer(move))] = move
         if not self._flying and not self.search.done:
             raise AglError("the search asks for nothing and is not done; this is a fault of agl-apo, please report it with the ledger")
@@ -172,6 +176,8 @@ class Driver:
 
     async def _evaluate(self, move: Evaluate) -> list[Draw]:
         known = self._known.setdefault(move.number, {})
+        for place in [place for place, draw in known.items() if draw.failure in AGAIN]:
+            del known[place]  # by an earlier process, which stopped when its rollouts brought nothing
 
         async def one(place: int, task_id: str) -> None:
             if self._exhausted:

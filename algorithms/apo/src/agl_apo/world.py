@@ -21,7 +21,7 @@ from agl_apo.moves import Draw
 from agl_apo.records import record, training_text
 
 SPLITS = {"train": Mode.TRAIN, "val": Mode.VAL}
-SILENT = 12
+SILENT = 8
 """Rollouts in a row without a reward after which a run stops: the infrastructure is down, or the agent is not judged."""
 LOOKED_AT = 8
 """Rollouts that have succeeded after which prompts that none of them used are refused."""
@@ -167,16 +167,17 @@ def task_sets(run: Run) -> dict[str, dict[str, Task]]:
     }
 
 
-async def discover(run: Run, tasks: Sequence[Task]) -> dict[str, PromptTemplate]:
-    """The prompts of an agent that cannot be asked for them: those in the calls that it makes on a few tasks.
+async def discover(run: Run, tasks: Sequence[Task], asked: Sequence[str] | None, given: Texts) -> dict[str, str]:
+    """The prompts to optimise of an agent that cannot be asked for them: those in the calls that it makes on a few tasks.
 
     Raises:
         ConfigError: there is none that could be replaced.
+        NotFoundError: one is asked for that is not there.
     """
     groups = await run.rollout(list(tasks), key="discover", mode=Mode.VAL)
     spans = [span for group in groups for result in group.results for span in result.spans]
-    found = prompts_of(spans)
-    if not found:
+    found = {name: template.template for name, template in prompts_of(spans).items()}
+    if not found and not given:
         own = any(span.attributes.get("agl.endpoint") for span in spans)
         why = (
             "its calls go to an endpoint of its own, and only calls of an `agl.LLM` resource are recorded" if own else "no call has a role"
@@ -185,7 +186,7 @@ async def discover(run: Run, tasks: Sequence[Task]) -> dict[str, PromptTemplate]
             f"no prompt of this agent is known, before it runs or by its calls ({why}); give one by name, such as "
             '`initial_resources={"prompt_template": agl.PromptTemplate(template="…")}` for a parameter `prompt_template` of your function'
         )
-    return found
+    return chosen(asked, given, found)
 
 
 def chosen(asked: Sequence[str] | None, given: Texts, listed: Texts) -> dict[str, str]:

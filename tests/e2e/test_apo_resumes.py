@@ -1,0 +1,111 @@
+"""A search for prompts that is killed, and goes on: the ledger is the one of a search that was not."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from agl.testing import ScriptedServer
+from agl_apo.testing import scripted
+
+SCRIPT = """
+import os, sys
+import aiohttp
+import agl
+
+@agl.rollout
+async def repeat(task, llm, prompt_template):
+    body = {"model": llm.model, "messages": [{"role": "user", "content": prompt_template.format(word=task["word"])}]}
+    headers = {"Authorization": f"Bearer {llm.api_key}"}
+    async with aiohttp.ClientSession(headers=headers) as session, session.post(f"{llm.base_url}/chat/completions", json=body) as answer:
+        said = (await answer.json())["choices"][0]["message"]["content"]
+    if not said.endswith("!"):
+        agl.emit_message("no mark in the answer")
+    return float(said.endswith("!"))
+
+# One thing at a time: the order in which answers come must not depend on chance.
+apo = agl.ALGORITHM(endpoint=os.environ["CRITIC"], model="critic", max_rollouts=60, OPTIONS)
+resources = {"main_llm": agl.LLM(endpoint=os.environ["MODEL"], model="m"), "prompt_template": agl.PromptTemplate(template="Repeat: {word}")}
+trainer = agl.Trainer(algorithm=apo, initial_resources=resources, n_runners=1, store=sys.argv[1] + "/store.sqlite", quiet=True)
+train, val = ([{"id": f"{split}{n}", "word": f"{split}{n}"} for n in range(8)] for split in "tv")
+print(trainer.fit(repeat, train, val, resume=len(sys.argv) > 2 or None).summary())
+"""
+OPTIONS = {"APO": "concurrency=1, probe_tasks=4, screen_tasks=3", "GEPA": "reserve=0.4"}
+
+
+@pytest.fixture
+def servers():
+    def obey(body):
+        text = body["messages"][0]["content"]
+        time.sleep(0.01)  # so that a kill comes in the middle
+        return re.findall(r"[tv]\d", text)[-1] + ("!" if "mark" in text else "")
+
+    with ScriptedServer(obey) as model, ScriptedServer(scripted({"no mark": "End with an exclamation mark."})) as critic:
+        yield {"MODEL": model.base_url(), "CRITIC": critic.base_url()}
+
+
+def start(folder, servers, algorithm, *resume):
+    folder.mkdir(exist_ok=True)
+    script = SCRIPT.replace("ALGORITHM", algorithm).replace("OPTIONS", OPTIONS[algorithm])
+    environment = {**os.environ, **servers}
+    return subprocess.Popen(
+        [sys.executable, "-c", script, str(folder), *resume],
+        env=environment,
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def ended(process):
+    out, error = process.communicate(timeout=150)
+    assert process.returncode == 0, out + error
+    return out
+
+
+def ledger(folder):
+    return next(iter(folder.rglob("ledger.jsonl")), None)
+
+
+def events(folder):
+    """The events without what differs by nature: times and the ids of rollouts."""
+    lines = [json.loads(line) for line in ledger(folder).read_text().splitlines()]
+    for line in lines:
+        line.pop("at", None)
+        line.get("draw", {}).pop("rollout_id", None)
+    return lines
+
+
+def killed_at(process, folder, number):
+    """Kill the process when the ledger has so many lines."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        found = ledger(folder)
+        if found is not None and found.read_bytes().count(b"\n") >= number:
+            break
+        time.sleep(0.002)
+    assert process.poll() is None, process.communicate()
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+
+
+@pytest.mark.parametrize("algorithm", ["APO", "GEPA"])
+def test_a_search_killed_twice_and_resumed_has_the_ledger_of_one_that_was_not(tmp_path, servers, algorithm):
+    if algorithm == "GEPA":
+        pytest.importorskip("gepa")
+    straight, killed = tmp_path / "straight", tmp_path / "killed"
+    said = ended(start(straight, servers, algorithm))
+    killed_at(start(killed, servers, algorithm), killed, 14)
+    with ledger(killed).open("a") as file:
+        file.write('{"event": "dra')  # as a process that is killed while it writes leaves it
+    killed_at(start(killed, servers, algorithm, "resume"), killed, 40)
+    again = ended(start(killed, servers, algorithm, "resume"))
+    assert events(killed) == events(straight)
+    assert again.splitlines()[0] == said.splitlines()[0]
+    assert "better prompts for ['prompt_template']" in said
