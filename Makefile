@@ -67,7 +67,7 @@ math-model: setup ## make the embedded model of the math agent again, in minutes
 	@$(BIN)/python examples/math_agent/make_math_model.py
 
 test-verl:       ## train the SQL agent through VERL on a CPU, and compare numerics, in an environment that has VERL
-	@$(PYTHON) tools/setup_verl.py .venv-verl && .venv-verl/bin/pytest tests/algorithms/grpo/verl_parity tests/algorithms/verl tests/algorithms/verl/on_cpu $(ARGS)
+	@$(PYTHON) tools/setup_verl.py .venv-verl && .venv-verl/bin/pytest tests/algorithms/grpo/verl_parity tests/algorithms/verl tests/algorithms/verl/on_cpu -W ignore $(ARGS)
 
 fuzz-gateway: setup-dev ## 10,000 malformed requests to the gateway, in every dialect
 	@$(BIN)/python tools/fuzz_gateway.py 10000

@@ -10,7 +10,7 @@ import ray
 
 from agl.errors import EngineError
 from agl_verl.mailbox import Mailbox
-from agl_verl.messages import Message
+from agl_verl.messages import Failed, Message
 
 STOP_SECONDS = 60.0
 """For VERL to end by itself, when it was told to."""
@@ -57,6 +57,8 @@ class Launched:
             message.cancel()
             self._raise()
         self._number, found = message.result()
+        if isinstance(found, Failed):
+            raise EngineError(f"VERL ended: {found.error.strip().splitlines()[-1]}\n{found.error}")
         return found
 
     async def answer(self, value: Any = None) -> None:

@@ -19,9 +19,9 @@ class Mailbox:
         """VERL's side: the answer to a message."""
         self._count += 1
         number = self._count
-        self._answers[number] = asyncio.get_running_loop().create_future()
+        answer = self._answers[number] = asyncio.get_running_loop().create_future()
         self._asked.put_nowait((number, message))
-        return await self._answers.pop(number)
+        return await answer
 
     async def take(self) -> tuple[int, Any]:
         """AGL's side: the next message, with its number."""
@@ -29,7 +29,7 @@ class Mailbox:
 
     async def answer(self, number: int, value: Any) -> None:
         """AGL's side: the answer to the message of that number."""
-        future = self._answers[number]
+        future = self._answers.pop(number)
         if not future.done():
             future.set_result(value)
 

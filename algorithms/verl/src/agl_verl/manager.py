@@ -41,9 +41,7 @@ class AglManager:
         """Have the rollouts of a batch of prompts run; returns at once, and rows appear in the queue when they have ended."""
         validate = bool(prompts["validate"]) if "validate" in prompts else False
         rollout = self.config.actor_rollout_ref.rollout
-        ask = Ask(
-            tasks=tuple(int(i) for i in prompts["index"].tolist()), n=rollout.val_kwargs.n if validate else rollout.n, validate=validate
-        )
+        ask = Ask(tasks=tuple(int(i) for i in prompts["index"]), n=rollout.val_kwargs.n if validate else rollout.n, validate=validate)
         rows = [_row(prompts, place) for place in range(len(prompts))]
         partition = "val" if validate else "train"
         tq.kv_batch_put(keys=[row["uid"] for row in rows], partition_id=partition, tags=[{"status": "running"} for _ in rows])
@@ -72,10 +70,9 @@ class AglManager:
 
 def _row(prompts: Any, place: int) -> dict[str, Any]:
     """One prompt of VERL's batch, with what its trainer reads again from every row."""
-    whole = prompts["global_steps"]
     return {
         "uid": str(prompts["uid"][place]),
-        "global_steps": int(whole if not hasattr(whole, "__len__") else whole[place]),
+        "global_steps": int(prompts["global_steps"]),
         "data_source": "agl",
         "reward_model": {"style": "agl", "ground_truth": None},
         "raw_prompt": [],

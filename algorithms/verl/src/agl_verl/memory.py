@@ -35,7 +35,7 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True):
         """The numbers in words."""
         server = "not known without the GPU" if self.server is None else f"{self.server / GIB:.1f} GiB"
         return {
-            "model": f"{self.parameters / 1e6:.0f} M parameters, {self.trained / 1e6:.0f} M trained",
+            "parameters": f"{self.parameters / 1e6:.0f} M parameters, {self.trained / 1e6:.0f} M trained",
             "training state": f"{self.state / GIB:.1f} GiB on each GPU",
             "logits of a micro-batch": f"{self.logits / GIB:.1f} GiB",
             "rollout server": server,

@@ -48,7 +48,14 @@ class Finished(msgspec.Struct, frozen=True, kw_only=True):
     """Learning is over; the servers stay up until they are told to stop."""
 
 
-Message = Ready | Ask | StepEnded | Finished
+class Failed(msgspec.Struct, frozen=True, kw_only=True):
+    """VERL's trainer raised."""
+
+    error: str
+    """Its traceback."""
+
+
+Message = Ready | Ask | StepEnded | Finished | Failed
 GO, STOP = "go", "stop"
 """Words that VERL's process waits for."""
 

@@ -32,7 +32,7 @@ sys.path[:0] = [str(HERE), str(ROOT / "examples" / "sql_agent")]
 def config(model: Path, steps: int, **changes: Any) -> dict[str, Any]:
     """A small run of VERL on one CPU."""
     return {
-        "data": {"train_batch_size": 4, "max_prompt_length": 448, "max_response_length": 64},
+        "data": {"train_batch_size": 8, "max_prompt_length": 448, "max_response_length": 64},
         "actor_rollout_ref": {
             "model": {
                 "path": str(model),
@@ -42,7 +42,7 @@ def config(model: Path, steps: int, **changes: Any) -> dict[str, Any]:
             },
             "actor": {
                 "strategy": "fsdp2",
-                "ppo_mini_batch_size": 4,
+                "ppo_mini_batch_size": 8,
                 "ppo_max_token_len_per_gpu": 8192,
                 "use_torch_compile": False,
                 "fsdp_config": {"use_torch_compile": False, "mixed_precision": {"param_dtype": "fp32"}},
