@@ -51,7 +51,7 @@ def test_the_pages_dry_run_counts_and_says_what_this_machine_lacks(page, capsys,
     page["verl_config"]["actor_rollout_ref"]["model"]["path"] = str(MODEL)
     page["verl_config"]["data"] |= {"max_prompt_length": 448, "max_response_length": 64}
     with pytest.raises(
-        ConfigError, match="this run would not work: .*vLLM, which is not installed.*this machine has none that torch can use"
+        ConfigError, match=r"this run would not work: .*vLLM, which is not installed.*this machine has none that torch can use"
     ):
         page["train"](dry_run=True)
     told = capsys.readouterr().out
@@ -103,7 +103,7 @@ def test_a_model_without_a_chat_template_is_refused(tmp_path) -> None:
 
 
 def test_a_model_must_be_named() -> None:
-    with pytest.raises(ConfigError, match='VERL needs `{"actor_rollout_ref": {"model": {"path": …}}}`'):
+    with pytest.raises(ConfigError, match=r'VERL needs `\{"actor_rollout_ref": \{"model": \{"path": …\}\}\}`'):
         agl.VERL({"data": {"train_batch_size": 4}})
 
 
