@@ -6,7 +6,7 @@ BIN = $(VENV)/bin
 PLUGINS ?= langgraph autogen crewai openai_agents langgraph-and-autogen langgraph-and-crewai langgraph-and-openai_agents
 VERSIONS ?= newest oldest
 
-.PHONY: help setup setup-dev demo test lint types docs reference bench bench-learning bench-plugins bench-frameworks bench-transitions bench-gateway test-properties test-wheels demo-model math-model test-verl test-node test-plugins test-examples-plugins fuzz-gateway canary clean
+.PHONY: help setup setup-dev demo test lint types docs reference bench bench-learning bench-plugins bench-frameworks bench-transitions bench-gateway bench-apo test-properties test-wheels demo-model math-model test-verl test-node test-plugins test-examples-plugins fuzz-gateway canary clean
 
 help:            ## show this
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */\1\t/' | expand -t 20
@@ -36,7 +36,7 @@ docs: setup-dev  ## build the documentation into docs/_build, and run every bloc
 reference: setup-dev ## write docs/reference from the code
 	@$(BIN)/python tools/reference.py
 
-bench: bench-plugins bench-transitions bench-gateway bench-learning ## all benchmarks
+bench: bench-plugins bench-transitions bench-gateway bench-apo bench-learning ## all benchmarks
 
 bench-learning: setup ## 5 seeds with shuffled-reward controls; about an hour on 2 cores
 	@$(BIN)/python benchmarks/learning.py $(ARGS)
@@ -53,6 +53,9 @@ test-properties: setup-dev ## 1,000 random call trees, however they are cut and 
 
 bench-gateway: setup ## calls per second and added latency of the gateway, beside those of Agent Lightning 1.0.2 and LiteLLM
 	@$(BIN)/python benchmarks/gateway.py $(ARGS)
+
+bench-apo: setup ## searches for prompts on simulated worlds: ours, the reference's beam, gepa; about ten minutes on 2 cores
+	@$(BIN)/python benchmarks/apo/run.py $(ARGS)
 
 bench-frameworks: setup ## the math agent in four frameworks, each in an environment of its own, 2 seeds and a control
 	@$(BIN)/python benchmarks/frameworks.py $(ARGS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from random import Random
 from typing import Any
 
@@ -12,7 +13,7 @@ from gepa.core.adapter import EvaluationBatch
 from worlds import Play, World
 
 from agl_apo.moves import Answer, Draw, Evaluate, Move, Proposal, Propose
-from agl_apo.search import Beam, BeamOptions, Racing, RacingOptions, beam_rollouts
+from agl_apo.search import Beam, BeamOptions, GuardOptions, Racing, RacingOptions, beam_rollouts
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True):
@@ -26,6 +27,8 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     """Rollouts."""
     proposals: int
     """Texts asked of the proposer, repairs included."""
+    covered: bool | None = None
+    """Whether the reported interval has the true score in it."""
 
 
 class Player:
@@ -101,8 +104,9 @@ def run_racing(world: World, budget: int, seed: str, **options: Any) -> Result:
     )
     outcome = drive(search, player, {})
     assert outcome.spent == len(player.plays) <= budget
-    reported = next((one.mean for one in outcome.estimates if one.candidate_id == outcome.winner.candidate_id), None)
-    return player.result(outcome.winner.texts, reported)
+    told = next(one for one in outcome.estimates if one.candidate_id == outcome.winner.candidate_id)
+    result = player.result(outcome.winner.texts, told.mean)
+    return msgspec.structs.replace(result, covered=told.low <= result.truth <= told.high)
 
 
 def drive(search: Racing | Beam, player: Player, rest: dict[str, str]) -> Any:
@@ -186,3 +190,12 @@ ARMS: dict[str, Callable[[World, int, str], Result]] = {
     "gepa": run_gepa,
     "racing": run_racing,
 }
+
+ABLATIONS: dict[str, Callable[[World, int, str], Result]] = {
+    "4 at once": partial(run_racing, concurrency=4),
+    "parent drawn anew": partial(run_racing, redraw_parent=True),
+    "gate at P > 0.5": partial(run_racing, confidence=0.0),
+    "one failure shown": partial(run_racing, failures_shown=1),
+    "no repair": partial(run_racing, guards=GuardOptions(repairs=0)),
+}
+"""Ours without one of its parts."""

@@ -31,3 +31,6 @@ TEST = (
     Parameters(name="null", rules=8, given=-1, base=0.6, lured=0.5),
 )
 TEST_SEED = 100_000
+
+SUITES = {"dev": (DEV, DEV_SEED), "test": (TEST, TEST_SEED)}
+"""Worlds and the first of their seeds."""

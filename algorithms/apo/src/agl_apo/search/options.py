@@ -25,10 +25,11 @@ class RacingOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
     max_rollouts: int = 240
     """Budget of the whole search, the probe and the final included. Never exceeded."""
-    concurrency: int = 1
-    """Expansions (a parent, its new children and their screening) at the same time. More take less time, and learn less from each rollout."""
+    concurrency: int | None = None
+    """Expansions (a parent, its new children and their screening) at the same time; None for one per 300 rollouts of budget. More take less
+    time, and learn less from each rollout."""
     confidence: float = 0.9
-    """The seed is returned unless P(winner > seed) is at least this."""
+    """The seed is returned unless P(winner > seed) is at least this; for the best of k finalists 1 - (1 - this) / k is asked."""
     perfect_reward: float = 1.0
     """A reward of this or more leaves nothing to criticise."""
     probe_tasks: int = 8

@@ -25,6 +25,9 @@ from agl_apo.search.statistics import Fit, fit
 
 __all__ = ["Racing", "RecordsText"]
 
+ROLLOUTS_PER_EXPANSION = 300
+"""Of budget, for each expansion at the same time: with fewer, those that run together know too little of each other."""
+
 
 class Racing:
     """The search.
@@ -61,6 +64,7 @@ class Racing:
         self._scheduler = Scheduler(seed)
         self._stage = "probe"
         self._most = self.options.max_rollouts
+        self._concurrency = self.options.concurrency or max(1, self._most // ROLLOUTS_PER_EXPANSION)
         self._held = 0  # rollouts under way, and those that running expansions may still ask for
         self._turn = 0
         self._silent = 0  # evaluations in a row without a reward
@@ -112,7 +116,7 @@ class Racing:
         # Starts what may start now; False when nothing may.
         if self._stage != "search":
             return False
-        if self._scheduler.alive < self.options.concurrency and self._affordable():
+        if self._scheduler.alive < self._concurrency and self._affordable():
             self._scheduler.start(self._expand())
         elif not self._scheduler.alive:
             self._stage = "final"
@@ -226,9 +230,12 @@ class Racing:
         if test is None:
             self._end("no_significant_improvement", "no candidate could be compared with the seed, which stays")
             return
-        passed = test.p_better >= self.options.confidence
-        verdict = f"P(better than the seed) is {test.p_better:.3f} on {test.n} common tasks, asked for was {self.options.confidence:g}"
-        reason = f"{verdict}: {f'{best} is used' if passed else 'no significant improvement, the seed stays'}"
+        # The best of k was chosen by draws that test it, too: Bonferroni's correction.
+        asked = 1.0 - (1.0 - self.options.confidence) / max(1, len(finalists))
+        passed = test.p_better >= asked
+        verdict = f"P(better than the seed) is {test.p_better:.3f} on {test.n} common tasks, asked for was {asked:.3g}"
+        chosen = f" ({self.options.confidence:g} for one, it is the best of {len(finalists)})" if len(finalists) > 1 else ""
+        reason = f"{verdict}{chosen}: {f'{best} is used' if passed else 'no significant improvement, the seed stays'}"
         self._end("improved" if passed else "no_significant_improvement", reason, best=best, finalists=finalists, test=test)
 
     def _end(self, decision: str, reason: str, **more: object) -> None:
@@ -288,7 +295,9 @@ def check(seed_texts: Mapping[str, str], train_tasks: Sequence[str], val_tasks: 
             raise ValueError(f"`{name}` is empty: the search needs at least one task there")
         if len(set(tasks)) != len(tasks):
             raise ValueError(f"`{name}` names a task twice: give each id once")
-    for name in ("concurrency", "probe_tasks", "probe_repeats", "screen_tasks", "siblings", "finalists", "failures_shown", "patience"):
+    if options.concurrency is not None and options.concurrency < 1:
+        raise ValueError(f"`concurrency` must be at least 1, or None, given was {options.concurrency}")
+    for name in ("probe_tasks", "probe_repeats", "screen_tasks", "siblings", "finalists", "failures_shown", "patience"):
         if getattr(options, name) < 1:
             raise ValueError(f"`{name}` must be at least 1, given was {getattr(options, name)}")
     for name in ("reserve", "confidence"):

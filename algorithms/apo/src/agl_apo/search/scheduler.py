@@ -42,7 +42,7 @@ class Scheduler:
         return self._numbered - 1
 
     def random(self, what: str) -> Random:
-        """A source of chance that depends on the seed, on the answers told and on what it is for."""
+        """A source of chance that depends on the seed, on the number of answers told and on what it is for."""
         return Random(f"{self._seed}:{self._told}:{what}")
 
     def start(self, process: Process) -> None:
