@@ -22,7 +22,7 @@ from agl_verl.advantages import estimator
 from agl_verl.batch import Batch, Limits, make_batch, validation_samples
 from agl_verl.configuration import MODEL, compose_config, run_config
 from agl_verl.keys import at
-from agl_verl.messages import GO, STOP, Answer, Ask, Finished, Message, Ready, StepEnded
+from agl_verl.messages import GO, Answer, Ask, Finished, Message, Ready, StepEnded
 from agl_verl.weights import weigher
 
 POINTER = "verl.json"
@@ -50,6 +50,8 @@ class VERL(Algorithm):
             )
         self._launched: Any = None
         self._ready: Ready | None = None
+        self._finished = False
+        self._metrics: dict[str, Any] = {}
 
     def config(self) -> dict[str, Any]:
         return self.given
@@ -102,6 +104,7 @@ class VERL(Algorithm):
         while not isinstance(message := await self._launched.take(), Finished):
             await self._launched.answer(await self._handle(run, message, steps))
         await self._launched.answer()
+        self._finished = True
 
     async def _handle(self, run: Run, message: Message, steps: Iterator[int]) -> Answer | None:
         if isinstance(message, StepEnded):
@@ -166,7 +169,7 @@ class VERL(Algorithm):
     async def stop(self) -> None:
         if self._launched is not None:
             launched, self._launched = self._launched, None
-            await launched.stop(STOP)
+            await launched.stop(finished=self._finished)
 
 
 _DEFAULT_MODEL = "~/models/deepseek-llm-7b-chat"

@@ -10,7 +10,7 @@ import ray
 
 from agl.errors import EngineError
 from agl_verl.mailbox import Mailbox
-from agl_verl.messages import Failed, Message
+from agl_verl.messages import STOP, Failed, Message
 
 STOP_SECONDS = 60.0
 """For VERL to end by itself, when it was told to."""
@@ -51,7 +51,7 @@ class Launched:
             EngineError: VERL ended, with the last line of its error.
         """
         assert self._running is not None
-        message = asyncio.ensure_future(_awaited(self._mailbox.take.remote()))
+        message = asyncio.ensure_future(self._mailbox.take.remote())
         await asyncio.wait({message, self._running}, return_when=asyncio.FIRST_COMPLETED)
         if not message.done():
             message.cancel()
@@ -63,30 +63,27 @@ class Launched:
 
     async def answer(self, value: Any = None) -> None:
         """Answer the message that was taken last."""
-        await _awaited(self._mailbox.answer.remote(self._number, value))
+        await self._mailbox.answer.remote(self._number, value)
 
     async def say(self, word: str) -> None:
         """Let VERL go on where it waits for that word."""
-        await _awaited(self._mailbox.say.remote(word))
+        await self._mailbox.say.remote(word)
 
-    async def stop(self, word: str) -> None:
-        """End VERL, by its own way out where it is at its end, and the Ray that was started for it."""
+    async def stop(self, *, finished: bool) -> None:
+        """End VERL, and the Ray that was started for it.
+
+        Args:
+            finished: VERL waits for this at its end, and goes by its own way out; else it is ended at once.
+        """
         if self._running is None:
             return
         try:
-            if self._mailbox is not None and not self._running.done():
-                await self.say(word)
+            if finished and not self._running.done():
+                await self.say(STOP)
                 await asyncio.wait({self._running}, timeout=STOP_SECONDS)
         finally:
             await asyncio.shield(asyncio.to_thread(self._down))
             await asyncio.gather(self._running, return_exceptions=True)
-
-    async def kill(self) -> None:
-        """End VERL at once."""
-        if self._running is None:
-            return
-        await asyncio.shield(asyncio.to_thread(self._down))
-        await asyncio.gather(self._running, return_exceptions=True)
 
     def _down(self) -> None:
         if self._runner is not None and ray.is_initialized():
@@ -147,7 +144,3 @@ def _run(config: Any, start: _Start) -> None:
 def _resolve(future: asyncio.Future[Any], value: Any) -> None:
     if not future.done():
         future.set_result(value)
-
-
-async def _awaited(reference: Any) -> Any:
-    return await reference

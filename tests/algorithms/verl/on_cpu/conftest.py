@@ -72,7 +72,7 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Killed]:
     mark, logs = folder.name + str(os.getpid()), [folder / "first.log", folder / "second.log"]
     try:
         first = start(folder, mark, logs[0])
-        until(lambda: f"step-{KILLED_AFTER:06d}" in checkpoints(folder), first, logs[0], 10)
+        until(lambda: f"step-{KILLED_AFTER:06d}" in checkpoints(folder), first, logs[0], 20)
         first.send_signal(signal.SIGKILL)
         first.wait()
         end = time.monotonic() + 30
@@ -80,7 +80,7 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Killed]:
             time.sleep(0.2)
         left = processes(mark)
         second = start(folder, mark, logs[1], "--resume")
-        until(lambda: second.poll() == 0, second, logs[1], 10) if second.poll() is None else None
+        until(lambda: second.poll() == 0, second, logs[1], 20) if second.poll() is None else None
         yield Killed(folder, logs[0].read_text(), logs[1].read_text(), left)
     finally:
         for number in processes(mark):

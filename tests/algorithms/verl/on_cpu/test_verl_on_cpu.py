@@ -15,7 +15,7 @@ import torch
 pytest.importorskip("verl")
 
 STEPS, KILLED_AFTER = 4, 2
-pytestmark = pytest.mark.timeout(1500)
+pytestmark = pytest.mark.timeout(2700)
 
 
 def test_a_killed_run_leaves_no_process_and_goes_on_after_its_last_checkpoint(killed, lines) -> None:
