@@ -13,6 +13,7 @@ from agl.errors import NotFoundError, RewardError
 from agl.rewards import make_reward
 from agl.rollouts import AttemptStatus, Failure
 from agl.spans import SpanKind
+from agl.store.opening import opened
 
 RUN = "run"
 
@@ -122,6 +123,41 @@ def test_a_run_waits_for_rewards_and_learns_from_those_that_come_in_time():
     agl.Trainer(algorithm=once, quiet=True, store="s.sqlite", reward_timeout=60.0).fit(agent, [{"id": n} for n in range(2)])
     results = [group.results[0] for group in once.groups]
     assert [(result.reward, result.failure, result.succeeded) for result in results] == [(0.5, None, True), (1.5, None, True)]
+
+
+class Learns(Once):
+    """As an algorithm that keeps what it made of each call."""
+
+    async def fit(self, run):
+        for _ in run.steps(1):
+            await run.rollout(list(run.train))
+            run.learned([], [], [])
+            agl.add_reward(run.store, (await run.store.find(run.id))[0], 0.5)
+            await run.publish(metrics={})
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize(("algorithm", "late"), [(Learns, True), (Once, False)])
+def test_a_reward_is_late_when_its_step_was_learned_from_or_its_run_has_ended(algorithm, late, capsys):
+    tasks, agent = [{"id": n} for n in range(2)], agl.rollout(lambda task: 1.0)
+    run = agl.Trainer(algorithm=algorithm(), store="s.sqlite").fit(agent, tasks).run_id
+    with opened("s.sqlite") as store:
+        first, second = asyncio.run(store.find(run))
+        assert asyncio.run(store.late_rewards()) == ({run: 1} if late else {})
+        assert agl.add_reward(store, second, 0.0, details={"by": "Ada"}).details == {"by": "Ada", "late": True}
+        assert asyncio.run(store.late_rewards()) == {run: 1 + late}
+    assert "after their step" not in capsys.readouterr().out.replace("\n", " ")
+    again = agl.Trainer(algorithm=Once(), store="s.sqlite").fit(agent, tasks).run_id
+    said = " ".join(capsys.readouterr().out.split())
+    export = f"`agl export {run} --late --to trl-kto --label-at 0.5` makes a dataset of them"
+    assert f"{1 + late} rollouts of run {run} have rewards that came after their step; this run does not learn from them: {export}" in said
+    with opened("s.sqlite") as store:
+        agl.add_reward(store, asyncio.run(store.find(again))[0], 1.0)
+        assert list(asyncio.run(store.late_rewards()).items()) == [(run, 1 + late), (again, 1)]
+        done = CliRunner().invoke(command, [first, "0.9", "--store", "s.sqlite"])
+        assert "its step is over: the reward is kept" in done.output
+    agl.Trainer(algorithm=Once(), store="s.sqlite").fit(agent, tasks)
+    assert f"1 rollouts of run {again} (and 2 of runs before it) have rewards" in " ".join(capsys.readouterr().out.split())
 
 
 @pytest.mark.usefixtures("quick")

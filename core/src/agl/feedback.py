@@ -9,8 +9,10 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from agl.errors import NotFoundError, RewardError
+from agl.learned import directory_of, has_learned
 from agl.results import RolloutResult
-from agl.rewards import FINAL, RESERVED, Reward, make_reward
+from agl.rewards import FINAL, LATE, RESERVED, Reward, make_reward
+from agl.rollouts import Rollout
 from agl.spans import SpanKind
 from agl.store.base import Store
 from agl.store.opening import StoreSpec, opened
@@ -34,7 +36,7 @@ def add_reward(
     """Give a rollout a reward, also one that has ended.
 
     It counts in the step that asked for the rollout as long as that one waits for it (`Trainer(reward_timeout=…)`) or for other rollouts;
-    one that comes later is kept in the store, beside what was learned from. The newest of one name counts.
+    one that comes later is kept in the store, beside what was learned from, with `late` in its details. The newest of one name counts.
 
     Args:
         store: path, URL or driver of the store, or the store itself.
@@ -67,9 +69,17 @@ async def _add(store: Store, rollout_id: str, value: Any, *, role: str | None, c
     roles = sorted({span.role for span in result.spans if span.role is not None})
     if role is not None and role not in roles:
         raise RewardError(f"rollout `{rollout_id}` has no role `{role}`; it has {roles or 'none'}")
+    if await _is_over(store, result.rollout):
+        given["details"] = {**(given["details"] or {}), LATE: True}
     reward = make_reward(value, role=role, span_id=None if call is None else _call(result, call), **given)
     await store.add_rewards(attempt.attempt_id, [reward])
     return reward
+
+
+async def _is_over(store: Store, rollout: Rollout) -> bool:
+    """Whether nothing will learn from a rollout any more: its run has ended, or its step has been learned from."""
+    record = await store.run(rollout.run_id)
+    return record.status != "running" or has_learned(directory_of(record, store), rollout.step)
 
 
 def _call(result: RolloutResult, beginning: str) -> str:

@@ -65,6 +65,11 @@ def write_learned(
     path.write_bytes(b"".join(msgspec.json.encode(item) + b"\n" for item in found.values()))
 
 
+def has_learned(directory: Path, step: int) -> bool:
+    """Whether a policy loss was made of this step's rollouts."""
+    return _path(directory, step).exists()
+
+
 def read_learned(directory: Path, step: int, rollout_id: str) -> Learned | None:
     """What was made of a rollout in the step that asked for it; None when nothing was."""
     path = _path(directory, step)

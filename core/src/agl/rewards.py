@@ -15,6 +15,8 @@ FINAL = "reward"
 """Name of the reward that judges the whole rollout."""
 COMBINED = "combined"
 """Source of a final reward that is the weighted sum of others."""
+LATE = "late"
+"""Name in the details of a reward that came when its step was over, so that nothing has learned from it."""
 FAILURE = "failure"
 """Source of the reward of a rollout in which the agent itself failed."""
 RESERVED = frozenset({COMBINED, FAILURE})

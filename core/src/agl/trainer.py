@@ -411,6 +411,8 @@ class Trainer:
             run = await self._open_run(store, datasets, resume, trackers, store.folder if dry else None, gateway)
             run.prompts = prompts or {}
             stack.push_async_callback(_closed, run, trackers)
+            if not dry:
+                self._say_what_came_late(await store.late_rewards())
             tracked = TrackedRun(run_id=run.id, config=self._config(), seed=self.seed, directory=run.directory, step=run.finished)
             await trackers.tell("run_started", tracked)
             await gateway.start()
@@ -518,6 +520,18 @@ class Trainer:
         """Failures of observers never stop a run; here they are counted."""
         for where, count in self.plugins.observer_failures.items():
             self.console.say(f"plugin hook {where} failed {count} time{'s' if count > 1 else ''}")
+
+    def _say_what_came_late(self, rollouts: Mapping[str, int]) -> None:
+        """Rewards that no step waited for: other weights have sampled those answers, so that no policy loss takes them."""
+        if rollouts:
+            run, count = list(rollouts.items())[-1]
+            before = sum(rollouts.values()) - count
+            self.console.say(
+                f"{count} rollouts of run {run}"
+                + (f" (and {before} of runs before it)" if before else "")
+                + " have rewards that came after "
+                f"their step; this run does not learn from them: `agl export {run} --late --to trl-kto --label-at 0.5` makes a dataset of them"
+            )
 
     def _say_what_judging_cost(self) -> None:
         for given in self.rewards:

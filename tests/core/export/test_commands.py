@@ -39,6 +39,7 @@ def test_every_option_has_an_effect(agl, tmp_path):
 
     assert lines("--to", "trl-sft") > lines("--to", "trl-sft", "--best") > lines("--to", "trl-sft", "--best", "--split", "val") == 1
     assert lines("--to", "trl-sft", "--min-reward", "1") == 1
+    assert "6 rollouts without a late reward" in str(agl(export, "run-1", "--to", "trl-sft", "--late", "--force").exception)
     assert lines("--to", "trl-kto", "--label-at", "0.5") > 1
     agl(export, "run-1", "--to", "hf", "--out", "set")
     assert (tmp_path / "set" / "README.md").exists()

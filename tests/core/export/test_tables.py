@@ -14,9 +14,11 @@ import pyarrow.ipc
 import pyarrow.parquet as pq
 import pytest
 
+from agl import add_reward
 from agl.errors import ConfigError, DataError, NotFoundError, StoreError
 from agl.export import arrow_schema, export_run, import_file
 from agl.export.tables import ColumnFile
+from agl.store.opening import opened
 from agl.store.sql import SQLStore
 from agl.transitions import transitions_of
 
@@ -140,6 +142,17 @@ def test_filters_choose_rollouts_and_count_what_they_leave_out(whole_run, tmp_pa
     assert left_out == {"rollouts not the best of their group": 1, "rollouts without a reward": 1, "rollouts without an LLM call": 1}
     assert groups("least", min_reward=0.5)[0] == {("g1", 0, 1.0), ("g2", 0, 0.5), ("g5", 0, 0.5)}
     assert groups("val", split="val")[0] == {("g5", 0, 0.5)}
+
+
+def test_rollouts_whose_rewards_came_late_can_be_had_alone(whole_run, tmp_path):
+    with pytest.raises(DataError, match="rollouts without a late reward"):
+        export_run(whole_run, "run-1", "parquet", tmp_path / "none.parquet", late=True)
+    with opened(whole_run) as store:
+        asyncio.run(store.update_run("run-1", status="done"))
+        rollout = next(result for result in read(whole_run, "run-1") if (result.rollout.group_id, result.rollout.sample) == ("g2", 0))
+        add_reward(store, rollout.rollout.rollout_id, 0.875)
+    done = export_run(whole_run, "run-1", "parquet", tmp_path / "late.parquet", late=True)
+    assert {(row["group_id"], row["sample"], row["rollout_reward"]) for row in rows_in(done.path)} == {("g2", 0, 0.875)}
 
 
 def test_rollouts_that_have_not_ended_are_left_out_and_counted(whole_run, make_rollout, tmp_path):

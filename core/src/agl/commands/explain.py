@@ -51,11 +51,14 @@ def explain(context: click.Context, rollout: str, store: str, as_json: bool) -> 
 def reward(rollout: str, value: float, store: str, **options: Any) -> None:
     """Give ROLLOUT the reward VALUE, also after it has ended. A run that waits for it (`reward_timeout`) learns from it."""
     from agl.feedback import add_reward
+    from agl.rewards import LATE
 
     _must_exist(store)
     given = add_reward(store, rollout, value, **options)
     judged = f"call {given.span_id}" if given.span_id else f"role {given.role}" if given.role else "the whole rollout"
     click.echo(f"{rollout}: {given.name} = {given.value:g} ({given.source}), for {judged}")
+    if given.details.get(LATE):
+        click.echo("its step is over: the reward is kept, and no run learns from it; `agl export RUN --late` writes such rollouts")
 
 
 def _must_exist(store: str) -> None:

@@ -37,6 +37,7 @@ _split = click.Choice(["train", "val", "test"])
 @click.option("--split", type=_split, help="Only rollouts of this mode; default: all.")
 @click.option("--best", is_flag=True, help="Only the rollout with the highest reward of each group.")
 @click.option("--min-reward", type=float, help="Only rollouts with at least this reward.")
+@click.option("--late", is_flag=True, help="Only rollouts with a reward that came too late for the run to learn from.")
 @click.option("--label-at", type=float, help="For trl-kto: answers with at least this reward are good.")
 @click.option("--force", is_flag=True, help="Replace a file that is there already.")
 @_store

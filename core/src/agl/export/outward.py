@@ -52,6 +52,7 @@ def export_run(
     split: str | None = None,
     best: bool = False,
     min_reward: float | None = None,
+    late: bool = False,
     label_at: float | None = None,
     force: bool = False,
     plugins: Plugins | None = None,
@@ -69,6 +70,7 @@ def export_run(
         split: only rollouts of this mode: `train`, `val` or `test`.
         best: only the best rollout of each group.
         min_reward: only rollouts with at least this final reward.
+        late: only rollouts with a reward that came when their step was over.
         label_at: for `trl-kto`: answers whose own reward is at least this are good.
         force: replace what is there.
         plugins: one of them assigns credit; by default the installed ones.
@@ -85,7 +87,7 @@ def export_run(
     path = path_of(store)
     if path is not None and not path.exists():  # opening it would make one
         raise NotFoundError(f"no store at `{path}`; give the path of the `store.sqlite` that the run was made with")
-    choice = Choice(mode=split, best=best, min_reward=min_reward)
+    choice = Choice(mode=split, best=best, min_reward=min_reward, late=late)
 
     async def work(store: Store) -> Exported:
         source = Source(store, await store.run(run_id), choice, plugins or Plugins())

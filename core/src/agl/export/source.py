@@ -11,6 +11,7 @@ import msgspec
 from agl.errors import DataError
 from agl.plugins import Plugins
 from agl.results import RolloutResult
+from agl.rewards import LATE
 from agl.roles import Roles
 from agl.rollouts import FINAL_ROLLOUT
 from agl.store.base import RunRecord, Store
@@ -31,11 +32,15 @@ class Choice(msgspec.Struct, frozen=True, kw_only=True):
     """Only the rollout with the highest reward of each group, the first of equals."""
     min_reward: float | None = None
     """Only rollouts with at least this final reward."""
+    late: bool = False
+    """Only rollouts with a reward that came when their step was over."""
 
     def why_not(self, result: RolloutResult) -> str | None:
         """Why a rollout is left out, whatever its siblings are; None when it is not."""
         if result.rollout.status not in FINAL_ROLLOUT:
             return "not ended"
+        if self.late and not any(reward.details.get(LATE) for reward in result.rewards):
+            return "without a late reward"
         if (self.best or self.min_reward is not None) and result.reward is None:
             return "without a reward"
         return f"below {self.min_reward:g}" if self.min_reward is not None and (result.reward or 0.0) < self.min_reward else None

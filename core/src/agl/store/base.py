@@ -223,6 +223,13 @@ class Store(ABC):
     async def find(self, run_id: str, *, mode: str | None = None, step: int | None = None, rollout_id: str | None = None) -> list[str]:
         """Ids of a run's rollouts, oldest first."""
 
+    async def late_rewards(self) -> dict[str, int]:
+        """How many rollouts of each run have a reward that came when its step was over (`agl.feedback`), newest run last.
+
+        A driver may leave it out; then no run tells of them.
+        """
+        return {}
+
     async def restore(self, results: Sequence[RolloutResult]) -> None:
         """Keep rollouts that have ended elsewhere as they are: ids, times, attempt, spans and rewards (what `agl import` needs).
 

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Row, and_, func, insert, select, update
 
 from agl.errors import NotFoundError, StoreError
 from agl.results import RolloutResult
-from agl.rewards import Reward
+from agl.rewards import LATE, Reward
 from agl.rollouts import Attempt, AttemptStatus, Failure, Rollout, RolloutStatus, new_id
 from agl.spans import Span
 from agl.store import schema
@@ -230,6 +230,22 @@ def counts(connection: Connection, run_id: str) -> Counts:
     for failure, mode, count in connection.execute(failed):
         failures.setdefault(failure, {})[mode] = count
     return Counts(rollouts={row[0]: row[1] for row in connection.execute(per_mode)}, failures=failures)
+
+
+def late_rewards(connection: Connection) -> dict[str, int]:
+    """Rollouts with late rewards, by run in the order of their runs' first rollouts."""
+    rewards, attempts, rollouts = schema.rewards, schema.attempts, schema.rollouts
+    query = (
+        select(rollouts.c.run_id, rollouts.c.rollout_id, rewards.c.body)
+        .join(attempts, attempts.c.attempt_id == rewards.c.attempt_id)
+        .join(rollouts, rollouts.c.rollout_id == attempts.c.rollout_id)
+        .order_by(rollouts.c.number)
+    )
+    found: dict[str, set[str]] = {}
+    for run_id, rollout_id, body in connection.execute(query):
+        if b'"late"' in body and _reward(body).details.get(LATE) is True:
+            found.setdefault(run_id, set()).add(rollout_id)
+    return {run_id: len(ids) for run_id, ids in found.items()}
 
 
 _WITH_ATTEMPT = select(

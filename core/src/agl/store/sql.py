@@ -314,6 +314,10 @@ class SQLStore(Store):
         )
         return await self._read(lambda c: list(c.execute(query.order_by(table.c.number)).scalars()))
 
+    async def late_rewards(self) -> dict[str, int]:
+        """How many rollouts of each run have a reward that came when its step was over, newest run last."""
+        return await self._read(operations.late_rewards)
+
     async def restore(self, results: Sequence[RolloutResult]) -> None:
         """Keep rollouts that have ended elsewhere as they are.
 
