@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from agl_verl.updates import plan_updates
+from agl_verl.updates import plan_updates, step_factors
 
 
 def sizes_of(seed: int) -> dict[str, list[tuple[int, int]]]:
@@ -45,3 +45,21 @@ def test_no_more_padding_than_the_largest_step_asks_for() -> None:
     sizes = {"many": [(n, 10) for n in range(5)], "one": [(5, 10)]}
     plan = plan_updates(sizes, parts=2, ranks=1)
     assert (plan.step_rows, len(plan.order)) == (5, 10)
+
+
+@pytest.mark.parametrize("parts", [1, 2, 3])
+def test_verls_means_over_optimiser_steps_add_up_to_the_whole_steps_loss(parts: int) -> None:
+    draw = random.Random(parts)
+    names = [f"row{n}" for n in range(9)]
+    tokens = {name: draw.randint(1, 50) for name in names}
+    weights = {name: draw.random() for name in names}
+    losses = {name: draw.uniform(-1, 1) for name in names}  # summed over the tokens of a row, advantage in it
+    part_of = {name: index % parts for index, name in enumerate(names)}
+    factors = step_factors(tokens, part_of)
+
+    def verls_mean(part: int) -> float:
+        mine = [name for name in names if part_of[name] == part]
+        return sum(losses[name] * weights[name] * factors[name] for name in mine) / sum(tokens[name] for name in mine)
+
+    whole = sum(losses[name] * weights[name] for name in names)
+    assert sum(map(verls_mean, range(parts))) / parts == pytest.approx(whole, abs=1e-12)

@@ -36,14 +36,20 @@ def problems(config: Any, *, train: int, val: int) -> list[str]:
         lambda: check_devices(plain),
         lambda: check_model(plain),
     ]
-    if not found:
-        checks.append(lambda: check_by_verl(config))
-    for check in checks:
-        try:
-            check()
-        except AglError as error:
-            found.append(str(error))
+    found += [said for check in checks if (said := _said(check)) is not None]
+    # VERL's own check stops at the first thing that it does not find.
+    if not found and (said := _said(lambda: check_by_verl(config))) is not None:
+        found.append(said)
     return found
+
+
+def _said(check: Callable[[], None]) -> str | None:
+    """What a check refuses with."""
+    try:
+        check()
+    except AglError as error:
+        return str(error)
+    return None
 
 
 def check_all(config: Any, *, train: int, val: int) -> None:

@@ -24,7 +24,7 @@ from verl.utils.py_functional import rename_dict
 
 from agl_verl.manager import AglManager
 from agl_verl.messages import GO, STOP, Failed, Finished, Ready, StepEnded, numbers
-from agl_verl.updates import Plan, plan_updates
+from agl_verl.updates import Plan, plan_updates, step_factors
 
 POLL_SECONDS = 0.05
 """Between VERL's looks at its queue; two seconds by its own default."""
@@ -50,6 +50,7 @@ class AglTrainerSync(PPOTrainerSync):
         super().__init__(config)
         self.replay_buffer.poll_interval = POLL_SECONDS
         self._plan = Plan(order=(), step_rows=0, part={})
+        self._part_of: dict[str, int] = {}
         self._saved: str | None = None
         self._metrics: dict[str, Any] = {}
 
@@ -114,25 +115,17 @@ class AglTrainerSync(PPOTrainerSync):
         return max(group._dispatch_info["actor"]) + 1
 
     def _compute_advantage(self, batch: Any, metrics: dict[str, Any]) -> Any:
-        """AGL's advantages in VERL's batch; VERL's correction of the rollout's log-probabilities is computed as ever.
-
-        VERL averages over the tokens of an optimiser step (`token-mean`). Times the tokens of that step and its number of steps, the
-        weight of a token is what it is in the whole step's loss, whatever the cut.
-        """
+        """AGL's advantages, times the weights of their tokens, in VERL's batch; its correction of log-probabilities is computed as ever."""
         batch = super()._compute_advantage(batch, metrics)
         samples = self._manager.samples
-        tokens: dict[int, int] = defaultdict(int)
-        for key, part in self._part_of.items():
-            tokens[part] += samples[key].tokens
-        parts = len(set(self._part_of.values()))
+        factors = step_factors({key: samples[key].tokens for key in self._part_of}, self._part_of)
         found = []
         for key in batch.keys:
             sample = samples.get(key)
             if sample is None:  # VERL's padding: one masked token
                 found.append(torch.zeros(1))
                 continue
-            scale = sample.weight * parts * tokens[self._part_of[key]]
-            found.append(torch.tensor(sample.advantages, dtype=torch.float64).mul(scale).float())  # (T,)
+            found.append(torch.tensor(sample.advantages, dtype=torch.float64).mul(sample.weight * factors[key]).float())  # (T,)
         advantages = torch.nested.as_nested_tensor(found, layout=torch.jagged)
         fields = TensorDict({"advantages": advantages, "returns": advantages.clone()}, batch_size=len(batch))
         return tq.kv_batch_put(keys=batch.keys, partition_id=batch.partition_id, fields=fields)

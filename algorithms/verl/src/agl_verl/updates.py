@@ -6,6 +6,7 @@ the number of steps is what the configuration says, and all rows of a rollout ar
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import msgspec
@@ -33,7 +34,7 @@ def plan_updates(sizes: Mapping[str, Sequence[tuple[int, int]]], parts: int, ran
     total = sum(len(rows) for rows in sizes.values())
     dealt: list[list[tuple[int, int]]] = [[] for _ in range(parts)]
     for rows in sorted(sizes.values(), key=_tokens, reverse=True):
-        # As many rollouts as tokens: the fewest tokens take the next, and an empty step goes first.
+        # The largest rollout goes where there is least; no step stays empty.
         min(dealt, key=lambda part: (bool(part), _tokens(part))).extend(rows)
     per_rank = max(1, -(-max(len(part) for part in dealt) // ranks))
     cells = [_spread(part, ranks, per_rank) for part in dealt]
@@ -45,6 +46,22 @@ def plan_updates(sizes: Mapping[str, Sequence[tuple[int, int]]], parts: int, ran
         for index in (*cell[rank], *(next(padding) for _ in range(per_rank - len(cell[rank]))))
     ]
     return Plan(order=tuple(order), step_rows=ranks * per_rank, part={index: p for p, part in enumerate(dealt) for index, _ in part})
+
+
+def step_factors(tokens: Mapping[str, int], part_of: Mapping[str, int]) -> dict[str, float]:
+    """By row, the factor between a token's weight in the whole step's loss and what VERL is given.
+
+    VERL averages over the trained tokens of an optimiser step. Times those tokens, that is a sum; times the number of optimiser steps, each
+    of them is as large as one over the whole step's rows.
+
+    Args:
+        tokens: trained tokens of each row.
+        part_of: the optimiser step of each row.
+    """
+    sums: Counter[int] = Counter()
+    for name, part in part_of.items():
+        sums[part] += tokens[name]
+    return {name: float(len(sums) * sums[part]) for name, part in part_of.items()}
 
 
 def _tokens(rows: Sequence[tuple[int, int]]) -> int:

@@ -161,3 +161,17 @@ def test_the_versions_of_the_page_are_those_that_verls_metadata_asks_for() -> No
         assert re.search(rf"^\| `{package}` \| `{re.escape(pin)}` \|", PAGE, re.MULTILINE), (package, pin)
     [pin] = re.findall(r'^vllm==([\d.]+); extra == ["\']vllm["\']$', "\n".join(asked), re.MULTILINE)
     assert f"vllm-{pin}+cu129-" in PAGE
+
+
+def test_the_run_on_a_cpu_has_no_problem_by_agls_checks_and_verls() -> None:
+    import importlib.util
+
+    place = Path(__file__).with_name("train.py")
+    spec = importlib.util.spec_from_file_location("agl_verl_train_on_cpu", place)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    found = agl.VERL(module.config(MODEL, 4)).dry_run(train=64, val=4)
+    assert found.problems == ()
+    assert found.facts["rollouts by"] == "native, on a Ray of its own"
