@@ -115,7 +115,8 @@ def drive(search: Racing | Beam, player: Player, rest: dict[str, str]) -> Any:
     while not search.done:
         while (move := search.ask()) is not None:
             started.append((move, answer(move, player, rest)))
-        search.tell(*started.pop(0))
+        if not search.done:
+            search.tell(*started.pop(0))
     assert search.outcome is not None
     return search.outcome
 

@@ -120,6 +120,11 @@ class World:
         read = self._read(texts)
         return sum(self._success(read, task) for task in self._test) / len(self._test) if read is not None else 0.0
 
+    def expected(self, texts: dict[str, str], task_id: str) -> float:
+        """Expected reward on one training or validation task, exact."""
+        read = self._read(texts)
+        return 0.0 if read is None else self._success(read, self.tasks[task_id])
+
     def play(self, texts: dict[str, str], task_id: str, draw: Random) -> Play:
         """One rollout."""
         read, task = self._read(texts), self.tasks[task_id]

@@ -4,7 +4,8 @@
     while not search.done:
         while (move := search.ask()) is not None:
             ...  # run it, now or later
-        search.tell(move, answer)  # one answer, then ask again until None
+        if not search.done:  # what was asked last may have been the end
+            search.tell(move, answer)  # one answer, then ask again until None
     search.outcome
 
 Stages (the `stage` of its moves): `probe`, `screen`, `final`. Every random choice depends on the seed and on the answers told so far.
@@ -12,6 +13,7 @@ Stages (the `stage` of its moves): `probe`, `screen`, `final`. Every random choi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator, Mapping, Sequence
 
 from agl_apo.moves import SEED, Answer, Candidate, Evaluate, Move, Proposal, Propose, Rejected
@@ -211,6 +213,8 @@ class Racing:
 
     def _final(self) -> Process:
         finalists = arms = self._ranked()[: self.options.finalists]
+        if self._closed:  # what an early end saves is not spent here
+            self._most = min(self._most, self.evidence.spent + math.ceil(self.options.reserve * self.options.max_rollouts))
         order, position = list(self._val), 0
         self._random("final").shuffle(order)
         while arms:

@@ -3,9 +3,9 @@
 The model of a reward: ``y = theta[candidate] + beta[task] + interaction + noise``, all Gaussian, with
 ``theta[child] ~ N(theta[parent] + mu, tau^2)``: a child is like its parent until its own rewards say otherwise, which
 shrinks lucky children and lets everything below a candidate speak for it. ``beta`` makes candidates comparable that were
-drawn on different tasks. The variances are estimated by moments (as in a two-way random-effects analysis of variance, Searle, Casella,
-McCulloch, *Variance Components*, 1992) with a weak prior each; given them the posterior over the tree is exact (Gaussian belief
-propagation, Pearl 1988).
+drawn on different tasks. The variances are estimated with a weak prior each: noise and interaction by moments, that of the tasks by EM (Searle,
+Casella, McCulloch, *Variance Components*, 1992); given them the posterior over the tree is exact (Gaussian belief propagation, Pearl
+1988).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import msgspec
 
 from agl_apo.search.evidence import Cell, TaskKey
 
-SWEEPS = 3
+SWEEPS = 10
 """Turns of fitting task offsets and candidates against each other."""
 PRIOR_WEIGHT = 4.0
 """Observations that the prior of each variance counts for."""
@@ -160,8 +160,7 @@ def fit(
         precision, mean = _of_candidates(rows, weights, offsets)
         posterior = Posterior(parents, precision, mean, step=step, drift=mu, root_mean=centre, root_variance=4 * scale)
         mu = _drift(posterior.mean, precision, parents, step, prior)
-        offsets = _of_tasks(rows, weights, posterior.mean, task)
-        task = (math.fsum(value * value for value in offsets.values()) + PRIOR_WEIGHT * scale / 10) / (len(offsets) + PRIOR_WEIGHT)
+        offsets, task = _of_tasks(rows, weights, posterior.mean, task, prior=scale / 10)
         interaction = _interaction(rows, posterior.mean, offsets, noise, prior=scale / 4)
     assert posterior is not None
     return Fit(posterior, offsets, Variances(noise, interaction, task, step), mu)
@@ -196,7 +195,10 @@ def _of_candidates(
     return precision, {name: moment[name] / precision[name] for name in precision}
 
 
-def _of_tasks(rows: Sequence[Row], weights: Sequence[float], means: Mapping[str, float], task: float) -> dict[TaskKey, float]:
+def _of_tasks(
+    rows: Sequence[Row], weights: Sequence[float], means: Mapping[str, float], task: float, prior: float
+) -> tuple[dict[TaskKey, float], float]:
+    # Offsets of the tasks, and the variance that they speak for: a step of EM.
     precision: dict[TaskKey, float] = {}
     moment: dict[TaskKey, float] = {}
     for (name, key, _, mean), weight in zip(rows, weights, strict=True):
@@ -204,7 +206,9 @@ def _of_tasks(rows: Sequence[Row], weights: Sequence[float], means: Mapping[str,
         moment[key] = moment.get(key, 0.0) + weight * (mean - means[name])
     found = {key: moment[key] / (precision[key] + 1.0 / task) for key in precision}
     middle = math.fsum(found.values()) / len(found)
-    return {key: value - middle for key, value in found.items()}
+    offsets = {key: value - middle for key, value in found.items()}
+    squares = math.fsum(offsets[key] ** 2 + 1.0 / (precision[key] + 1.0 / task) for key in offsets)
+    return offsets, (squares + PRIOR_WEIGHT * prior) / (len(offsets) + PRIOR_WEIGHT)
 
 
 def _drift(
@@ -269,7 +273,7 @@ def student_cdf(t: float, freedom: float) -> float:
 def student_quantile(p: float, freedom: float) -> float:
     """Quantile of Student's t, by bisection."""
     low, high = -1e3, 1e3
-    for _ in range(80):
+    while high - low > 1e-9:
         middle = (low + high) / 2
         low, high = (middle, high) if student_cdf(middle, freedom) < p else (low, middle)
     return (low + high) / 2
