@@ -1,6 +1,6 @@
 """Makes the environment of one plugin's tests: `python tools/setup_plugin.py PLUGIN [--oldest|--canary|--bench]`, into `.venv-PLUGIN[-…]`.
 
-Newest frameworks exclude each other, so that each plugin has an environment of its own: the core, the plugin, the
+Newest frameworks exclude each other, so that each plugin has an environment of its own: the core, `agl-apo`, the plugin, the
 frameworks that its extra `instruments` names, the dependency group `test-PLUGIN` of the root pyproject where there is one,
 and pytest. `PLUGIN-and-PLUGIN` makes one for plugins that can live together.
 
@@ -68,7 +68,7 @@ def install(uv: str, folder: Path, plugins: list[str], kind: str) -> None:
         sources = [unbounded(plugin, Path(copies)) if kind == "canary" else ROOT / "plugins" / plugin for plugin in plugins]
         editable = [] if kind == "canary" else ["-e"]
         own = [argument for source in sources for argument in (*editable, str(source))]
-        run(*command, *frameworks, *groups(GROUP), "-e", str(ROOT / "core"), *own)
+        run(*command, *frameworks, *groups(GROUP), "-e", str(ROOT / "core"), "-e", str(ROOT / "algorithms" / "apo"), *own)
 
 
 def frameworks_of(plugin: str, kind: str = "") -> list[str]:
@@ -121,7 +121,13 @@ def read(path: Path) -> dict[str, Any]:
 def fingerprint(plugins: list[str]) -> str:
     """What the environment depends on: made again when it changes."""
     own = [ROOT / "plugins" / plugin / "pyproject.toml" for plugin in plugins]
-    files = (ROOT / "pyproject.toml", ROOT / "core" / "pyproject.toml", *own, Path(__file__))
+    files = (
+        ROOT / "pyproject.toml",
+        ROOT / "core" / "pyproject.toml",
+        ROOT / "algorithms" / "apo" / "pyproject.toml",
+        *own,
+        Path(__file__),
+    )
     return f"{platform.python_version()} {hashlib.sha256(''.join(file.read_text() for file in files).encode()).hexdigest()}\n"
 
 

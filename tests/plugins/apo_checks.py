@@ -56,7 +56,7 @@ class ApoChecks:
 
     def fit(self, servers, folder, **options):
         model, critic = servers
-        sizes = {"max_rollouts": 30, "probe_tasks": 3, "screen_tasks": 3, "siblings": 1}
+        sizes = {"max_rollouts": 60, "probe_tasks": 4, "screen_tasks": 4}
         apo = agl.APO(endpoint=critic.base_url(), model="critic", **sizes, **options)
         agent = agl.agent(self.make(), input=self.input, reward=self.judge)
         trainer = agl.Trainer(

@@ -25,4 +25,4 @@ class TestAgents(ApoChecks):
         return Agent("writer", instructions=WRITER, model=model, tools=[checker.as_tool("ask_checker", "Asks.")])
 
     def written(self, output):
-        return str(output)
+        return str(output.final_output)
