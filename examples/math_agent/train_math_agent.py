@@ -75,7 +75,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--framework", choices=FRAMEWORKS, default="langgraph")
     parser.add_argument("--out", type=Path, default=Path(".agl"), help="folder for store, checkpoints and report")
     parser.add_argument("--runners", type=int, default=32, help="most rollouts at the same time")
-    parser.add_argument("--steps", type=int, default=14)
+    parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--lr", type=float, default=4e-4)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--shuffle-rewards", action="store_true", help="control run: nothing can be learned")
