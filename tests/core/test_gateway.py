@@ -241,6 +241,28 @@ async def test_another_attempts_key_is_refused(open_desk, server, name):
     assert (await desk.post(headers={"Authorization": "Bearer agl-é"}))[0] == 401
 
 
+async def test_another_attempts_key_opens_no_route_at_all(open_desk, server):
+    import aiohttp
+
+    desk, other = await open_desk(server), await open_desk(server)
+    place = {"rollout": desk.attempt.rollout.rollout_id, "attempt": desk.attempt.attempt_id}
+    routes = {(route.method, route.resource.canonical) for route in desk.gateway._runner.app.router.routes()}
+    assert len(routes) > 20
+    foreign = {"Authorization": f"Bearer {other.llm.api_key}"}
+    async with aiohttp.ClientSession() as session:
+        for method, path in sorted(routes):
+            method, url = "GET" if method == "*" else method, desk.gateway.url + path.format(**place, id="x", tail="models")
+            before = len(server.requests)
+            async with session.request(method, url, headers=foreign, json={}) as answer:
+                assert answer.status == 401, (method, path)
+            async with session.request(method, url.replace(place["rollout"], "ro-other"), json={}) as answer:
+                assert answer.status == 404, (method, path)
+            assert len(server.requests) == before
+            async with session.request(method, url, json={}) as answer:  # it is the key that was refused
+                assert answer.status != 401, (method, path)
+    assert other.attempt.rewards() == []
+
+
 async def test_the_url_alone_is_enough(desk):
     assert (await desk.post())[0] == (await desk.post(headers={"Authorization": "Bearer sk-the-users-own"}))[0] == 200
 

@@ -10,6 +10,18 @@ from agl.rollouts import POLICIES, Failure
 
 PAGE = (Path(__file__).parents[2] / "docs" / "learning-data.md").read_text()
 
+ROOT = Path(__file__).parents[2]
+
+
+def test_every_case_of_the_design_has_its_test():
+    table = (ROOT / "docs" / "design" / "0005-learning-data.md").read_text().partition("## The cases")[2]
+    rows = re.findall(r"^\| [^|]+ \| `(test_\w+)`(?: in `([\w/]+)`)? \|$", table, re.MULTILINE)
+    assert len(rows) == len([line for line in table.splitlines() if line.startswith("| ")]) - 1 > 30
+    tests = {
+        place: "".join(file.read_text() for file in (ROOT / place).glob("test_*.py")) for place in {row[1] or "tests/core" for row in rows}
+    }
+    assert [name for name, place in rows if f"def {name}(" not in tests[place or "tests/core"]] == []
+
 
 def test_its_code_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -55,6 +55,13 @@ def test_the_engines_logprobs_are_the_learners_so_the_first_ratio_is_one(model, 
     assert metrics["clip_fraction"] == 0.0
 
 
+def test_fewer_rollouts_than_minibatches_are_a_step_each_and_none_is_left_out(model, make_step) -> None:
+    rows = make_step(3)
+    metrics = Learner(model, minibatches=8).update(rows, [1.0, -1.0, 0.5])
+    assert (metrics["steps"], metrics["rows"]) == (3.0, 3.0)
+    assert Learner(model, minibatches=8).update([], [])["steps"] == 0.0
+
+
 def test_what_is_rewarded_becomes_more_frequent(model, make_engine, sampled) -> None:
     """Twelve steps of GRPO on tokens whose id is even."""
     engine, learner = make_engine(model, seed=0), Learner(model, lr=3e-3, minibatches=2)
