@@ -73,6 +73,7 @@ class Racing:
         self._epoch: list[str] = []
         self._closed = ""  # why nothing new is started
         self._fitted: Fit | None = None
+        self._known = (0, 0)  # rollouts and candidates that it was fitted to
         self._scheduler.start(self._probe())
 
     @property
@@ -268,9 +269,11 @@ class Racing:
             self._silent = self._silent + 1 if self.evidence.missing - missing == len(move.tasks) else 0
 
     def _fit(self) -> Fit:
-        self._fitted = fit(
-            self.evidence.cells, self._pool.parents, step_sd=self.options.step_sd, drift=self.options.step_mean, start=self._fitted
-        )
+        known = (self.evidence.spent, len(self.candidates))
+        if self._fitted is None or self._known != known:
+            self._known = known
+            parents, options = self._pool.parents, self.options
+            self._fitted = fit(self.evidence.cells, parents, step_sd=options.step_sd, drift=options.step_mean, start=self._fitted)
         return self._fitted
 
     def _ranked(self) -> list[str]:
