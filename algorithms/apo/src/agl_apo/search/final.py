@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from agl_apo.moves import SEED, Candidate
 from agl_apo.search.evidence import Evidence
@@ -38,7 +38,7 @@ def gate(best: str, evidence: Evidence, fitted: Fit) -> PairedTest | None:
 
 
 def conclude(
-    candidates: dict[str, Candidate],
+    candidates: Mapping[str, Candidate],
     evidence: Evidence,
     *,
     decision: str,
@@ -67,7 +67,7 @@ def conclude(
     )
 
 
-def estimates(candidates: dict[str, Candidate], evidence: Evidence, names: set[str], step_sd: float) -> tuple[Estimate, ...]:
+def estimates(candidates: Mapping[str, Candidate], evidence: Evidence, names: set[str], step_sd: float) -> tuple[Estimate, ...]:
     """What is reported of candidates, best first.
 
     The prior is more sceptical than the one that searches: no change is expected, and half the spread. The search may hope, since a

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Generator, Mapping, Sequence
+from random import Random
 
 from agl_apo.moves import SEED, Answer, Candidate, Evaluate, Move, Proposal, Propose, Rejected
 from agl_apo.search import final
@@ -23,7 +24,7 @@ from agl_apo.search.options import RacingOptions
 from agl_apo.search.outcome import Outcome
 from agl_apo.search.pool import Contrast, Pool, RecordsText
 from agl_apo.search.scheduler import Process, Scheduler
-from agl_apo.search.statistics import Fit, fit
+from agl_apo.search.statistics import Fit, PairedTest, fit
 
 __all__ = ["Racing", "RecordsText"]
 
@@ -243,15 +244,23 @@ class Racing:
         reason = f"{verdict}{chosen}: {f'{best} is used' if passed else 'no significant improvement, the seed stays'}"
         self._end("improved" if passed else "no_significant_improvement", reason, best=best, finalists=finalists, test=test)
 
-    def _end(self, decision: str, reason: str, **more: object) -> None:
+    def _end(self, decision: str, reason: str, *, best: str = SEED, finalists: Sequence[str] = (), test: PairedTest | None = None) -> None:
         self._stage = "over"
         reason += f"; the search ended early: {self._closed}" if self._closed else ""
-        candidates = dict(self.candidates)
-        self.outcome = final.conclude(candidates, self.evidence, decision=decision, reason=reason, step_sd=self.options.step_sd, **more)  # type: ignore[arg-type]
+        self.outcome = final.conclude(
+            self.candidates,
+            self.evidence,
+            decision=decision,
+            reason=reason,
+            best=best,
+            finalists=finalists,
+            test=test,
+            step_sd=self.options.step_sd,
+        )
 
     # Helpers.
 
-    def _random(self, what: str):
+    def _random(self, what: str) -> Random:
         return self._scheduler.random(f"{what} {self._turn}")
 
     def _evaluate(self, candidate: Candidate, tasks: Sequence[str], split: str, stage: str) -> Evaluate:
