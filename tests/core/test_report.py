@@ -401,3 +401,27 @@ def only_run(folder):
     finally:
         store.close()
     return record.run_id
+
+
+class Prompts(agl.Algorithm):
+    """Tries a prompt, and ends with another."""
+
+    name = "prompts"
+
+    async def fit(self, run):
+        await run.publish(prompt=agl.PromptTemplate(template="only a try"))
+        await run.publish(prompt=agl.PromptTemplate(template=f"Answer.\n{EVIL}"), metrics={"reward": 1.0})
+
+
+def test_a_prompt_that_changed_is_shown_as_a_diff_and_no_try_is(tmp_path):
+    @agl.rollout
+    def silent(task, prompt):
+        return 1.0
+
+    prompts = {"prompt": agl.PromptTemplate(template="Answer.\nBe kind."), "same": agl.PromptTemplate(template="unchanged")}
+    trainer = agl.Trainer(algorithm=Prompts(), initial_resources=prompts, store=tmp_path / "store.sqlite", quiet=True)
+    page = trainer.fit(silent, [{"q": 1}]).report().read_text()
+    assert '<p class="kept">Answer.</p><p class="removed">Be kind.</p><p class="added">&lt;script&gt;' in page
+    assert "only a try" not in page
+    assert "unchanged" not in page
+    assert "<script>" not in page

@@ -3,6 +3,7 @@
 import json
 import os
 
+import openai
 import pytest
 from openai import OpenAI
 
@@ -126,3 +127,21 @@ def test_with_an_llm_as_a_resource_the_judge_keeps_its_model_by_its_name(server)
     assert [result.reward for result in results] == [1.0, 1.0]
     assert sorted(call.body["model"] for call in server.requests) == ["judge-model"] * 2 + ["scripted"] * 4
     assert "users-key" in os.environ["OPENAI_API_KEY"]
+
+
+def test_the_training_script_of_0_3_runs_with_another_import(server):
+    """`room_selector_apo.py`: a client, the sizes of the search, one prompt, and the best one asked for at the end."""
+    none_kept = type(openai.DEFAULT_CONNECTION_LIMITS)(max_keepalive_connections=0)  # the client outlives the run's event loop
+    client = openai.AsyncOpenAI(http_client=openai.DefaultAsyncHttpxClient(limits=none_kept))
+    sizes = {"val_batch_size": 10, "gradient_batch_size": 4, "beam_width": 2, "branch_factor": 2, "beam_rounds": 2}
+    with pytest.warns(DeprecationWarning, match="`_poml_trace` has no effect"):
+        algo = agl.APO[dict](client, **sizes, _poml_trace=True)
+    trainer = agl.Trainer(
+        algorithm=algo,
+        n_runners=8,
+        initial_resources={"prompt_template": first_prompt()},
+        adapter=agl.TraceToMessages(),
+        quiet=True,
+    )
+    trainer.fit(agent=room_selector, train_dataset=TASKS, val_dataset=TASKS)
+    assert algo.get_best_prompt().template == first_prompt().template

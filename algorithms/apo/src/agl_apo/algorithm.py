@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,6 +21,8 @@ from agl_apo.proposer import Proposer
 from agl_apo.search import Outcome
 from agl_apo.world import World, chosen, discover, task_sets, templates
 
+POML_TRACE = "_poml_trace"
+"""Option of Agent Lightning that its own example sets."""
 DISCOVERY_TASKS = 2
 """Tasks on which an agent shows its prompts when it cannot be asked for them."""
 
@@ -45,12 +48,18 @@ class APO(Algorithm):
     settings_type: type[SharedSettings] = Settings
 
     def __init__(self, async_openai_client: Any = None, **options: Any) -> None:
+        if options.pop(POML_TRACE, None) is not None:
+            warnings.warn(f"`{POML_TRACE}` has no effect: nothing is written in POML", DeprecationWarning, stacklevel=2)
         self.settings = self.settings_type(options)
         self._given = async_openai_client
         self._texts: dict[str, str] | None = None
         self.outcome: Outcome | None = None
         """What the last `fit` found."""
         self._said: str | None = None
+
+    def __class_getitem__(cls, task: Any) -> type[APO]:
+        """`APO[Task]`, as Agent Lightning writes it: the type of a task says nothing here."""
+        return cls
 
     def config(self) -> dict[str, Any]:
         return self.settings.config()
@@ -131,7 +140,8 @@ class APO(Algorithm):
             about = {"decision": outcome.decision, "winner": outcome.winner.candidate_id}
             ledger.append(Event(event="end", at=driver.seconds, about=about))
         await driver.end(outcome.winner.texts, {"improved": int(outcome.decision == "improved")})
-        self.outcome, self._said = outcome, files.summary(outcome, driver.totals)
+        test = await self._tested(run, outcome)
+        self.outcome, self._said = outcome, files.summary(outcome, driver.totals, test)
         run.console.say(f"  {self._said}")
         path = files.write(
             run.directory,
@@ -143,7 +153,7 @@ class APO(Algorithm):
             rejected=getattr(search, "rejected", ()),
             totals=driver.totals,
             seconds=driver.seconds,
-            test=await self._tested(run, outcome),
+            test=test,
         )
         run.console.say(f"  {path}")
 

@@ -221,9 +221,9 @@ class ModelOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     model: str | None = None
     """Model of critic and editor; the names below go before it."""
     gradient_model: str | None = None
-    """Model of the critic; `gpt-5-mini` at OpenAI unless told, as in Agent Lightning."""
+    """Model of the critic; `gpt-5-mini` at OpenAI and for a client object unless told, as in Agent Lightning."""
     apply_edit_model: str | None = None
-    """Model of the editor; `gpt-4.1-mini` at OpenAI unless told."""
+    """Model of the editor; `gpt-4.1-mini` there unless told."""
     diversity_temperature: float | None = None
     """`temperature` of each request; None sends none."""
     parameters: dict[str, Any] = {}
@@ -258,9 +258,8 @@ def make_models(given: Any, options: ModelOptions) -> tuple[Model, Model]:
         return _models(options, *_by_function(given, options, parameters))
     if given is not None:
         _check_client(given)
-    home = options.endpoint if given is None else str(getattr(given, "base_url", OPENAI))
-    home = home or os.environ.get("OPENAI_BASE_URL") or OPENAI
-    names = _names(home, options)
+    home = options.endpoint or os.environ.get("OPENAI_BASE_URL") or OPENAI
+    names = _names(home if given is None else OPENAI, options)  # whoever brings a client has a model of these names, or says another
     if given is not None:
         return _models(options, *((over_client(given, name, parameters), name) for name in names))
     key = _key(options.api_key, home)

@@ -15,7 +15,7 @@ import msgspec
 from agl.report.intervals import Estimate as Interval
 from agl.report.intervals import change, estimate
 from agl.results import Evaluation
-from agl_apo.moves import SEED, Candidate, Draw, Rejected
+from agl_apo.moves import Candidate, Draw, Rejected
 from agl_apo.search import Outcome
 from agl_apo.world import Totals
 
@@ -65,7 +65,7 @@ def write(
     return path
 
 
-def summary(outcome: Outcome, totals: Totals) -> str:
+def summary(outcome: Outcome, totals: Totals, test: tuple[Evaluation, Evaluation] | None = None) -> str:
     """The result in a sentence."""
     spent = f"{totals.rollouts} rollouts" + (f", cost {totals.cost:.4f}" if totals.cost else "")
     if outcome.decision != "improved":
@@ -73,7 +73,15 @@ def summary(outcome: Outcome, totals: Totals) -> str:
     changed = [name for name, text in outcome.winner.texts.items() if text != outcome.seed.texts[name]]
     interval = "" if math.isnan(outcome.gain_low) else f", 95 % interval {outcome.gain_low:+.3f} to {outcome.gain_high:+.3f}"
     sure = "not tested for chance" if math.isnan(outcome.p_better) else f"P(better) {outcome.p_better:.3f}"
-    return f"better prompts for {changed}: validation reward {outcome.gain:+.3f}{interval}, {sure} ({spent})"
+    return f"better prompts for {changed}: validation reward {outcome.gain:+.3f}{interval}, {sure}{_tested(test)} ({spent})"
+
+
+def _tested(test: tuple[Evaluation, Evaluation] | None) -> str:
+    gain = None if test is None else test_result(*test)["gain"]
+    if gain is None:
+        return ""
+    interval = "" if gain["low"] is None else f", 95 % interval {gain['low']:+.3f} to {gain['high']:+.3f}"
+    return f"; test reward {gain['mean']:+.3f}{interval}"
 
 
 def test_result(seed: Evaluation, winner: Evaluation) -> dict[str, Any]:
@@ -139,8 +147,3 @@ def _put(path: Path, content: bytes) -> None:
     partial = path.with_name(f"{path.name}.partial")
     partial.write_bytes(content)
     os.replace(partial, path)
-
-
-def is_seed(one: Candidate) -> bool:
-    """Whether a candidate is what the user gave."""
-    return one.candidate_id == SEED

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import math
 import re
@@ -34,6 +35,14 @@ class Point(msgspec.Struct, frozen=True, kw_only=True):
     mode: str = "train"
 
 
+class PromptChange(msgspec.Struct, frozen=True, kw_only=True):
+    """A prompt that is another one after learning."""
+
+    name: str
+    lines: list[tuple[str, str]]
+    """The whole text as a diff: what became of a line (`added`, `removed`, `kept`), and the line."""
+
+
 class ReportData(msgspec.Struct, frozen=True, kw_only=True):
     """All that a report shows."""
 
@@ -56,6 +65,8 @@ class ReportData(msgspec.Struct, frozen=True, kw_only=True):
     shown: list[Pair]
     samples: list[RolloutResult]
     """Rollouts to show where there are no two evaluations to compare."""
+    prompts: list[PromptChange]
+    """Of the first version of the resources and that of the last step."""
     failures: dict[str, dict[str, int]]
     """Failed attempts: class, then mode, then how many."""
     rollouts: dict[str, int]
@@ -84,6 +95,7 @@ async def load(given: StoreSpec, run_id: str, by: str) -> ReportData:
         before, after = _compared(evaluations)
         samples = [] if before and after else await _samples(store, run_id, evaluations)
         counts = await store.counts(run_id)
+        prompts = await _prompt_changes(store, run_id, metrics)
     both = (before, after) if before and after else None
     pairs = pairs_of(*both) if both else []
     return ReportData(
@@ -101,6 +113,7 @@ async def load(given: StoreSpec, run_id: str, by: str) -> ReportData:
         pairs=pairs,
         shown=choose(pairs, by, SHOWN_TASKS),
         samples=samples,
+        prompts=prompts,
         failures=counts.failures,
         rollouts=counts.rollouts,
         seconds=sum(line.get("seconds") or 0.0 for line in metrics) + sum(_seconds(item) for item in evaluations if item.mode == Mode.VAL),
@@ -129,6 +142,21 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 async def _evaluation(store: Store, line: Mapping[str, Any]) -> Evaluation:
     results = tuple(await store.results(line["rollouts"]))
     return Evaluation(results=results, mode=line["mode"], step=line["step"], resources_version=line["version"])
+
+
+async def _prompt_changes(store: Store, run_id: str, metrics: Sequence[Mapping[str, Any]]) -> list[PromptChange]:
+    """What the steps made of the prompts; versions between steps are tries."""
+    if not metrics:
+        return []
+    first, last = [(await store.resources(run_id, version)).prompts() for version in (0, metrics[-1]["version"])]
+    changed = [name for name in sorted(first.keys() & last.keys()) if first[name] != last[name]]
+    return [PromptChange(name=name, lines=_diff(first[name].template, last[name].template)) for name in changed]
+
+
+def _diff(old: str, new: str) -> list[tuple[str, str]]:
+    kinds = {"+": "added", "-": "removed", " ": "kept"}
+    lines = difflib.ndiff(old.splitlines(), new.splitlines())
+    return [(kinds[line[0]], line[2:]) for line in lines if line[0] in kinds]
 
 
 def _compared(evaluations: Sequence[Evaluation]) -> tuple[Evaluation | None, Evaluation | None]:
