@@ -32,7 +32,11 @@ class Launched:
         self._number = 0
 
     async def start(self) -> None:
-        """Start Ray where none is reached yet, and VERL in it."""
+        """Start Ray where none is reached yet, and VERL in it.
+
+        Raises:
+            EngineError: Ray did not start, or the cluster refused.
+        """
         self._own_ray = not ray.is_initialized()
         up = asyncio.get_running_loop().create_future()
         loop = asyncio.get_running_loop()
@@ -40,8 +44,7 @@ class Launched:
         self._running = loop.run_in_executor(None, _run, self.config, start)
         await asyncio.wait({up, self._running}, return_when=asyncio.FIRST_COMPLETED)
         if not up.done():
-            await self._running
-            raise EngineError("VERL ended before it had started")
+            self._raise()
         self._mailbox, self._runner = up.result()
 
     async def take(self) -> Message:
