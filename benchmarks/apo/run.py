@@ -53,13 +53,12 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=100, help="worlds of each kind")
     parser.add_argument("--null-seeds", type=int, default=300, help="null worlds")
     parser.add_argument("--processes", type=int, default=os.cpu_count())
-    parser.add_argument("--out", type=Path, default=Path(".agl/bench-apo/runs.json"), help="where every run's figures go")
+    parser.add_argument("--out", type=Path, default=Path(".agl/bench-apo/runs.jsonl"), help="where the figures of every run go")
+    parser.add_argument("--resume", action="store_true", help="keep the runs that are in that file")
     parser.add_argument("--ablations", action="store_true", help="ours without one of its parts, too")
     options = parser.parse_args()
     started = time.monotonic()
     rows = measure(options)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(rows))
     console = Console(width=max(200, Console().width))
     for budget in BUDGETS:
         console.print(table(rows, budget))
@@ -71,18 +70,29 @@ def main() -> None:
 
 
 def measure(options: argparse.Namespace) -> list[Row]:
-    """Every arm on every world with both budgets."""
+    """Every arm on every world with both budgets; rows go to the file as they come."""
     worlds, base = SUITES[options.suite]
     arms = [*ARMS, *(ABLATIONS if options.ablations else ())]
     jobs = [
         (options.suite, place, base + seed, arm, budget)
-        for budget in reversed(BUDGETS)
+        for seed in range(max(options.seeds, options.null_seeds))
         for place, world in enumerate(worlds)
-        for seed in range(options.null_seeds if world.name == "null" else options.seeds)
+        if seed < (options.null_seeds if world.name == "null" else options.seeds)
         for arm in arms
+        for budget in BUDGETS
     ]
-    with ProcessPoolExecutor(options.processes) as pool:
-        return list(pool.map(one, jobs, chunksize=8))
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    if not options.resume:
+        options.out.unlink(missing_ok=True)
+    rows: list[Row] = [json.loads(line) for line in options.out.read_text().splitlines()] if options.out.exists() else []
+    known = {(row["suite"], row["world"], row["seed"], row["arm"], row["budget"]) for row in rows}
+    left = [job for job in jobs if (job[0], worlds[job[1]].name, *job[2:]) not in known]
+    with ProcessPoolExecutor(options.processes) as pool, options.out.open("a") as file:
+        for row in pool.map(one, left, chunksize=10):
+            rows.append(row)
+            file.write(json.dumps(row) + "\n")
+            file.flush()
+    return rows
 
 
 def one(job: tuple[str, int, int, str, int]) -> Row:
@@ -92,6 +102,7 @@ def one(job: tuple[str, int, int, str, int]) -> Row:
     world = World(parameters, seed)
     result = {**ARMS, **ABLATIONS}[arm](world, budget, f"{suite}:{parameters.name}:{seed}:{arm}:{budget}")
     return {
+        "suite": suite,
         "world": parameters.name,
         "seed": seed,
         "arm": arm,
