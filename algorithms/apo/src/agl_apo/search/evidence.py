@@ -80,63 +80,6 @@ class Evidence:
         """Number of rewards that a candidate has, on one split or on all."""
         return self._counts.get((candidate_id, split or ""), 0)
 
-    def mean(self) -> float:
-        """Mean reward."""
-        return self.total / self.n
-
-    @property
-    def within(self) -> float:
-        """Sum of the squared distances from the mean."""
-        return max(self.squares - self.total * self.total / self.n, 0.0)
-
-    def add(self, reward: float) -> None:
-        """Count one more reward."""
-        self.n += 1
-        self.total += reward
-        self.squares += reward * reward
-
-
-class Evidence:
-    """Table of all draws.
-
-    A draw with no finite reward is kept, paid for and counted, but says nothing about its candidate. A failure of the agent
-    arrives with the reward that the user gave to failures and counts like any other.
-    """
-
-    def __init__(self) -> None:
-        self.cells: dict[str, dict[TaskKey, Cell]] = {}
-        """Rewards by candidate and task; only where there is one."""
-        self.draws: dict[str, list[tuple[TaskKey, Draw]]] = {}
-        """Every draw by candidate, in order of arrival."""
-        self.spent = 0
-        """Rollouts, those without a reward included."""
-        self.cost = 0.0
-        """Sum of what the draws cost."""
-        self.missing = 0
-        """Draws without a finite reward."""
-        self._counts: dict[tuple[str, str], int] = {}
-
-    def add(self, candidate_id: str, split: str, draws: Iterable[Draw]) -> None:
-        """Take the answer to one `Evaluate`."""
-        kept = self.draws.setdefault(candidate_id, [])
-        cells = self.cells.setdefault(candidate_id, {})
-        for draw in draws:
-            key = (split, draw.task_id)
-            kept.append((key, draw))
-            self.spent += 1
-            self.cost += draw.cost
-            if usable(draw):
-                cells.setdefault(key, Cell()).add(float(draw.reward or 0.0))
-                for of in (split, ""):
-                    self._counts[candidate_id, of] = self._counts.get((candidate_id, of), 0) + 1
-            else:
-                self.missing += 1
-
-    def count(self, candidate_id: str, split: str | None = None) -> int:
-        """Number of rewards that a candidate has, on one split or on all."""
-        cells = self.cells.get(candidate_id, {})
-        return sum(cell.n for (of, _), cell in cells.items() if split in (None, of))
-
     def mean(self, candidate_id: str, split: str | None = None) -> float | None:
         """Mean over tasks of the mean rewards, as they are; None without any."""
         cells = self.cells.get(candidate_id, {})
