@@ -175,3 +175,8 @@ def test_the_run_on_a_cpu_has_no_problem_by_agls_checks_and_verls() -> None:
     found = agl.VERL(module.config(MODEL, 4)).dry_run(train=64, val=4)
     assert found.problems == ()
     assert found.facts["rollouts by"] == "native, on a Ray of its own"
+
+
+def test_sections_may_be_options_by_name_as_settings_give_them() -> None:
+    given = {"actor_rollout_ref": {"model": {"path": str(MODEL)}}, "data": {"train_batch_size": 8}}
+    assert agl.VERL(**given).verl == agl.VERL(given).verl
