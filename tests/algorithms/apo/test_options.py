@@ -80,5 +80,18 @@ def test_a_search_that_cannot_begin_says_why_as_a_configuration_error():
         Settings({"strategy": "beam"}).search({"a": "x", "b": "y"}, ["t"], ["v"], seed=0, records=list)
 
 
+def test_a_dry_run_says_the_budget_and_who_criticises_and_what_would_not_work():
+    told = agl.APO(endpoint="http://127.0.0.1:9/v1", model="m").dry_run(train=24, val=0)
+    assert told.facts == {
+        "search": "racing",
+        "tasks": "12 to learn from, 12 for validation",
+        "rollouts": "at most 240, and the test set once or twice",
+        "models": "critic m at http://127.0.0.1:9/v1, editor m at http://127.0.0.1:9/v1",
+    }
+    assert told.problems == ()
+    [problem] = agl.APO(endpoint="http://127.0.0.1:9/v1", model="m", max_rollouts=4).dry_run(train=24, val=10).problems
+    assert "`max_rollouts` is 4" in problem
+
+
 def test_the_record_of_a_run_has_no_key():
     assert Settings({"api_key": "secret", "model": "m"}).config() == {"model": "m"}

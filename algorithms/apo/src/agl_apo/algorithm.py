@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
-from agl.algorithms import Algorithm
+from agl.algorithms import Algorithm, DryRun
 from agl.errors import ConfigError
 from agl.resources import PromptTemplate, Resource
 from agl.results import Evaluation
@@ -19,7 +19,7 @@ from agl_apo.model import make_models
 from agl_apo.options import Settings, SharedSettings
 from agl_apo.proposer import Proposer
 from agl_apo.search import Outcome
-from agl_apo.world import World, chosen, discover, task_sets, templates
+from agl_apo.world import DIVIDED, World, chosen, discover, task_sets, templates
 
 POML_TRACE = "_poml_trace"
 """Option of Agent Lightning that its own example sets."""
@@ -86,6 +86,20 @@ class APO(Algorithm):
         if (name is None and len(texts) > 1) or (name is not None and name not in texts):
             raise ConfigError(f"`get_best_prompt` was asked for {name!r}; the prompts are {sorted(texts)}")
         return PromptTemplate(template=texts[name] if name is not None else next(iter(texts.values())))
+
+    def dry_run(self, *, train: int, val: int) -> DryRun:
+        """The budget for so many tasks, and who criticises."""
+        kept = val or (train // 2 if train >= DIVIDED else train)
+        left, problems = train if val or train < DIVIDED else train - kept, list[str]()
+        facts = {"search": self.settings.strategy, "tasks": f"{left} to learn from, {kept} for validation"}
+        facts["rollouts"] = f"at most {self.settings.rollouts(kept, left)}, and the test set once or twice"
+        try:
+            facts["models"] = self.check()
+            names = [f"t{number}" for number in range(max(left, kept))]
+            self.settings.search({"prompt": ""}, names[:left], names[:kept], seed=0, records=lambda ids: [])
+        except ConfigError as error:
+            problems.append(str(error))
+        return DryRun(facts=facts, problems=tuple(problems))
 
     async def start(self, run: Run) -> Mapping[str, Resource]:
         """Choose the prompts, and check that there is somebody to criticise them.

@@ -23,6 +23,8 @@ from agl_apo.records import record, training_text
 SPLITS = {"train": Mode.TRAIN, "val": Mode.VAL}
 SILENT = 8
 """Rollouts in a row without a reward after which a run stops: the infrastructure is down, or the agent is not judged."""
+DIVIDED = 8
+"""Training tasks from which on half of them are kept for validation where there is no dataset for it."""
 LOOKED_AT = 8
 """Rollouts that have succeeded after which prompts that none of them used are refused."""
 
@@ -152,7 +154,7 @@ def task_sets(run: Run) -> dict[str, dict[str, Task]]:
     train = {task.task_id: task for task in run.train}
     if len(run.val):
         return {"train": train, "val": {task.task_id: task for task in run.val}}
-    if len(train) < 8:
+    if len(train) < DIVIDED:
         run.console.say(
             f"  no `val_dataset`, and only {len(train)} tasks: what is found is also measured on them, and looks better than it is"
         )
