@@ -15,8 +15,15 @@ client = anthropic.Anthropic(max_retries=0)
 said = []
 
 
+def text_of(block):
+    """A tool's arguments are an object; what the model wrote instead is told as a text."""
+    if block.type == "text":
+        return block.text
+    return block.input["INVALID_JSON"] if isinstance(block.input, dict) and "INVALID_JSON" in block.input else json.dumps(block.input)
+
+
 def texts_of(message):
-    return [block.text if block.type == "text" else block.input.get("INVALID_JSON", json.dumps(block.input)) for block in message.content]
+    return [text_of(block) for block in message.content]
 
 
 for tools in ({}, {"tools": [TOOL]}, {"tools": [TOOL], "tool_choice": {"type": "tool", "name": "weather"}}):
