@@ -36,7 +36,8 @@ class Engine(ABC):
     The endpoint answers `GET /v1/models` and `POST /v1/chat/completions` (streamed, too), with vLLM's additions: for
     `return_token_ids` the answer has `prompt_token_ids`, and each choice `token_ids`; `logprobs` are those of the sampled
     tokens at the temperature that was asked for. The ids are the engine's own: never made again from the text. Each answer
-    tells the version of the weights that sampled all of it as `weight_version`. A `seed` repeats its answer, whatever else is
+    tells the version of the weights that sampled all of it as `weight_version`. (vLLM does not tell it: its version is that of
+    the resource, which `paused` keeps right.) A `seed` repeats its answer, whatever else is
     sampled at the same time. A request that cannot be served is refused with a 4xx in OpenAI's form.
 
     An engine that shares memory with the learner serves `policy.module` itself; one in another process moves the parameters
