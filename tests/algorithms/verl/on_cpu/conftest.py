@@ -123,7 +123,7 @@ def steps(killed: Killed) -> list[list[Any]]:
 
     async def read() -> list[list[Any]]:
         with opened(killed.folder / "store.sqlite") as store:
-            [run] = await store.runs()
+            [run] = [run for run in await store.runs() if run.status == "done"]
             found = []
             for step in range(STEPS):
                 results = await store.results(await store.find(run.run_id, mode="train", step=step))

@@ -29,6 +29,9 @@ os.environ.update(ENVIRONMENT)
 sys.path[:0] = [str(HERE), str(ROOT / "examples" / "sql_agent")]
 
 
+OWN_RAY = {"num_cpus": 8, "num_gpus": 1, "object_store_memory": 200_000_000, "include_dashboard": False}
+
+
 def config(model: Path, steps: int, **changes: Any) -> dict[str, Any]:
     """A small run of VERL on one CPU."""
     return {
@@ -72,7 +75,7 @@ def config(model: Path, steps: int, **changes: Any) -> dict[str, Any]:
             **changes.pop("trainer", {}),
         },
         "transfer_queue": {"backend": {"SimpleStorage": {"num_data_storage_units": 1}}},
-        "ray_kwargs": {"ray_init": {"num_cpus": 8, "num_gpus": 1, "object_store_memory": 200_000_000, "include_dashboard": False}},
+        "ray_kwargs": {"ray_init": changes.pop("ray", OWN_RAY)},
         **changes,
     }
 
@@ -89,11 +92,12 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--resume", action="store_true")
+    parser.add_argument("--address", help="of a Ray cluster; started for the run when none is given")
     options = parser.parse_args()
     train, val, _ = make_splits(options.folder / "databases", seed=0)
     trainer = agl.Trainer(
         n_runners=8,
-        algorithm=VERL(config(EMBEDDED_MODEL, options.steps)),
+        algorithm=VERL(config(EMBEDDED_MODEL, options.steps, **({"ray": {"address": options.address}} if options.address else {}))),
         adapter={"agent_match": "write|rewrite"},
         store=options.folder / "store.sqlite",
         timeout=120,
