@@ -10,6 +10,7 @@ import agl
 from agl.errors import AglError, DataError
 from agl_apo.driver import Driver, Limits
 from agl_apo.ledger import Ledger
+from agl_apo.model import ModelError
 from agl_apo.moves import SEED, Candidate, Evaluate, Proposal, Propose
 from agl_apo.world import World
 
@@ -142,6 +143,25 @@ def test_a_search_that_goes_on_is_told_the_same_and_pays_for_nothing_again(drive
     driven(search, resume=True)
     assert [number for number, _ in search.told] == [0, 1, 2, 3]
     assert len(agents_model.requests) == before + 2  # the two draws of the new text
+
+
+def test_a_text_that_was_paid_for_is_kept_when_another_one_fails(driven, tmp_path):
+    class Half(Words):
+        async def propose(self, move, failures, successes):
+            await asyncio.sleep(0.01 * move.number)
+            if move.number == 1:
+                raise ModelError("no critic")
+            return Proposal(text="Say: {word}", hypothesis="shorter", cost=0.25)
+
+    class Two(Toy):
+        def __init__(self):
+            super().__init__(batches=((0,),))
+            self._left.append(self._left[-1])
+
+    with pytest.raises(AglError, match=r"no critic\. What was spent is kept"):
+        driven(Two(), Half())
+    told = [line["proposal"]["cost"] for line in lines(tmp_path)[1] if "proposal" in line]
+    assert told == [0.25]
 
 
 def test_rollouts_that_found_the_endpoint_down_are_tried_again_when_it_goes_on(driven, tmp_path, agents_model):

@@ -22,6 +22,15 @@ def test_it_is_a_name_of_agl_as_in_agent_lightning():
     assert apo.settings.rollouts(val_tasks=30, train_tasks=30) == 1224
 
 
+def test_it_is_named_with_the_options_of_the_settings(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "agl.toml").write_text(
+        '[algorithms.apo]\nendpoint = "http://127.0.0.1:9/v1"\nmodel = "m"\nmax_rollouts = 99\nprice = [1.0, 2.0]\n'
+    )
+    made = agl.Trainer(algorithm="apo", quiet=True).algorithm
+    assert (made.settings.own.max_rollouts, made.settings.model.price) == (99, (1.0, 2.0))
+
+
 def test_a_budget_of_its_own_is_taken_as_it_is():
     assert Settings({}).rollouts(30, 30) == 240
     assert Settings({"max_rollouts": 77}).rollouts(30, 30) == 77

@@ -176,9 +176,15 @@ class APO(Algorithm):
         if not len(run.test):
             return None
         lines = [line for line in run.read("evaluations.jsonl") if line["mode"] == Mode.TEST]
-        first = Evaluation(
-            results=tuple(await run.store.results(lines[0]["rollouts"])), mode="test", step=0, resources_version=lines[0]["version"]
-        )
+        first = await _evaluation(run, lines[0])
         if outcome.winner.candidate_id == outcome.seed.candidate_id:
             return first, first
+        for line in lines:  # by a process that was killed after it
+            if (await run.store.resources(run.id, line["version"])).values == run.resources.values:
+                return first, await _evaluation(run, line)
         return first, await run.evaluate(run.test, mode=Mode.TEST)
+
+
+async def _evaluation(run: Run, line: Mapping[str, Any]) -> Evaluation:
+    results = tuple(await run.store.results(line["rollouts"]))
+    return Evaluation(results=results, mode=line["mode"], step=line["step"], resources_version=line["version"])

@@ -81,10 +81,8 @@ class Driver:
                 while not self.search.done:
                     await self._mind_the_budget()
                     await self._start()
-                    for task in await self._some_ended():
-                        answer = task.result()
-                        await self._tell(self._flying.pop(task), answer)
-                        show(self.totals.rollouts)
+                    await self._take(await self._some_ended())
+                    show(self.totals.rollouts)
         except ModelError as error:
             await self._settle()
             raise ModelError(f"{error}. What was spent is kept: go on with `resume` when it works") from error
@@ -160,6 +158,15 @@ class Driver:
         done, _ = await asyncio.wait(self._flying, timeout=left, return_when=asyncio.FIRST_COMPLETED)
         return sorted(done, key=lambda task: self._flying[task].number)
 
+    async def _take(self, ended: Sequence[asyncio.Task[Answer]]) -> None:
+        """Tell the search the answers; an error is raised when those that came beside it are kept."""
+        failed = [task for task in ended if task.exception() is not None]
+        for task in ended:
+            if task not in failed:
+                await self._tell(self._flying.pop(task), task.result())
+        for task in failed:
+            task.result()
+
     async def _answer(self, move: Move) -> Answer:
         if isinstance(move, Evaluate):
             return await self._evaluate(move)
@@ -224,8 +231,11 @@ class Driver:
             self._ask()
 
     async def _settle(self) -> None:
-        """Wait for the rollouts that are under way: they are paid for, and on a resume they count."""
-        await asyncio.gather(*(task for task, move in self._flying.items() if isinstance(move, Evaluate)), return_exceptions=True)
+        """Wait for what is under way: it is paid for, and on a resume it counts."""
+        await asyncio.gather(*self._flying, return_exceptions=True)
+        for task in sorted(self._flying, key=lambda task: self._flying[task].number):
+            if task.exception() is None:
+                await self._tell(self._flying.pop(task), task.result())
 
     async def _abandon(self) -> None:
         """End the moves that are under way; what they have brought is kept."""
