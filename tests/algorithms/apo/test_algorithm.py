@@ -292,7 +292,7 @@ def test_a_critic_that_is_down_stops_it_with_its_name_and_the_ledger_keeps_what_
 
     critic.answer = scripted(REMEDIES)
     result = trainer(apo={"retries": 1}).fit(repeat, TRAIN, VAL, resume=True)
-    assert result_of(result)["spent"]["rollouts"] == len(agents_model.requests) <= 120
+    assert result_of(result)["spent"]["rollouts"] == len(agents_model.requests) <= 90
     assert result_of(result)["decision"] == "improved"
 
 

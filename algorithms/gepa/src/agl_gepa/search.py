@@ -213,17 +213,9 @@ class Gepa:
         return texts[component]
 
     def _refusal(self, asked: Propose, text: str) -> str | None:
-        options, name = self.guards, asked.component
-        seed, old = self._candidates[SEED].texts[name], asked.parent.texts[name]
-        reason = (
-            (None if name in options.plain else guards.check_placeholders(seed, text))
-            or guards.check_required(text, options.required.get(name, ()))
-            or guards.check_growth(seed, text, options.max_growth)
-        )
-        if reason is None and options.copy_words and self._records_text is not None:
-            records = self._records_text((*asked.failures, *asked.successes))
-            reason = guards.check_copy(old, text, records, options.copy_words)
-        return reason
+        records = self._records_text((*asked.failures, *asked.successes)) if self._records_text is not None else ()
+        name = asked.component
+        return guards.refusal(self.guards, name, self._candidates[SEED].texts[name], asked.parent.texts[name], text, records)
 
     def _asked(self, move: Move) -> Answer:
         self._requests.put(move)
