@@ -77,12 +77,12 @@ def same(seen, call):
 
 
 def as_json(text):
-    """An object as one; other texts as they are.
+    """An object or a list as one; other texts as they are.
 
     Raises:
-        ValueError: an object that was cut off.
+        ValueError: one that was cut off.
     """
-    return json.loads(text) if text.startswith("{") else text
+    return json.loads(text) if text.startswith(("{", "[")) else text
 
 
 @pytest.mark.parametrize("client", COMMANDS)

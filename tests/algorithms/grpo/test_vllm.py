@@ -45,6 +45,8 @@ class FakeVLLM:
         return web.json_response({"data": [{"id": "adapter", "parent": "base-model"}, {"id": "base-model", "parent": None}]})
 
     async def info(self, request):
+        if self.device is None:
+            raise web.HTTPInternalServerError
         return web.json_response({"vllm_config": f"model='x', device_config={self.device}, dtype=torch.float32"})
 
     async def plain(self, request):
@@ -145,6 +147,9 @@ async def test_a_shared_head_on_a_cpu_is_refused_with_the_way_out(make_model, se
     tied = make_model(tie_word_embeddings=True)
     with pytest.raises(EngineError, match=r"`my-model` shares its embedding with its output head, .* train adapters"):
         async with serving(tied):
+            pass
+    with pytest.raises(EngineError, match=r"does not tell what it runs on"):
+        async with serving(tied, device=None):
             pass
     async with serving(tied, device="cuda"):
         pass

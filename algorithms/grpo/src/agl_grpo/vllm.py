@@ -187,11 +187,17 @@ class VLLMEngine(Engine):
         Raises:
             EngineError: new weights would not reach the head.
         """
-        info = await self._request("GET", "/server_info?config_format=text")
-        if "device_config=cpu" in info["vllm_config"] and self._policy.module.config.tie_word_embeddings:
+        if not self._policy.module.config.tie_word_embeddings:
+            return
+        try:
+            told = str(await self._request("GET", "/server_info?config_format=text"))
+        except EngineError:  # it looks for programs that not every machine has
+            told = ""
+        if "device_config=cpu" in told or not told:
             raise EngineError(
-                f"the model `{self._policy.path}` shares its embedding with its output head, and vLLM's CPU build does not take new weights "
-                "for such a head; train adapters (`lora={…}`), or serve it with the native engine"
+                f"the model `{self._policy.path}` shares its embedding with its output head, and vLLM's CPU build does not take new weights for "
+                f"such a head; the server {'runs on a CPU' if told else 'does not tell what it runs on (/server_info)'}. Train adapters "
+                "(`lora={…}`), or serve it with the native engine"
             )
 
     async def _compare(self) -> None:
