@@ -6,9 +6,11 @@ It runs in the process of VERL's trainer. The contract of the queue is VERL's (`
 
 from __future__ import annotations
 
+import contextlib
 import threading
+import traceback
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import ray
@@ -17,7 +19,7 @@ import transfer_queue as tq
 from verl.utils.tensordict_utils import list_of_dict_to_tensordict
 
 from agl_verl.batch import Sample
-from agl_verl.messages import Answer, Ask
+from agl_verl.messages import Answer, Ask, Failed
 
 
 class AglManager:
@@ -30,7 +32,6 @@ class AglManager:
         self.config = config
         self.samples: dict[str, Sample] = {}
         """Rows that were put into the queue, by key, for the trainer in this process."""
-        self._failed: list[BaseException] = []
 
     @classmethod
     def create(cls, config: Any, **given: Any) -> AglManager:
@@ -48,8 +49,11 @@ class AglManager:
         threading.Thread(target=self._work, args=(ask, rows, partition), name="agl-rollouts", daemon=True).start()
 
     def _work(self, ask: Ask, rows: Sequence[dict[str, Any]], partition: str) -> None:
-        # AGL answers, or ends this process: a request is never left without one.
-        answer: Answer = ray.get(self.mailbox.ask.remote(ask))
+        with telling():
+            # AGL answers, or ends this process: a request is never left without one.
+            self._fill(ray.get(self.mailbox.ask.remote(ask)), rows, partition)
+
+    def _fill(self, answer: Answer, rows: Sequence[dict[str, Any]], partition: str) -> None:
         by_group: dict[int, list[Sample]] = defaultdict(list)
         for sample in answer.samples:
             by_group[sample.group].append(sample)
@@ -66,6 +70,16 @@ class AglManager:
         tags = [_tag(sample, row["global_steps"]) for sample in samples]
         fields = [{**row, **_fields(sample)} for sample in samples]
         tq.kv_batch_put(keys=keys, fields=list_of_dict_to_tensordict(fields), tags=tags, partition_id=partition)
+
+
+@contextlib.contextmanager
+def telling() -> Iterator[None]:
+    """Tell AGL of an error before it goes on upwards: what nobody waits for here would be waited for for ever there."""
+    try:
+        yield
+    except BaseException:
+        AglManager.mailbox.ask.remote(Failed(error=traceback.format_exc()))
+        raise
 
 
 def _row(prompts: Any, place: int) -> dict[str, Any]:

@@ -6,10 +6,7 @@ and AGL hears when weights are served and steps end.
 
 from __future__ import annotations
 
-import contextlib
-import traceback
 from collections import defaultdict
-from collections.abc import Iterator
 from typing import Any
 
 import ray
@@ -22,22 +19,12 @@ from verl.trainer.ppo.v1 import PPOTrainerSync, register_trainer
 from verl.utils.metric import reduce_metrics
 from verl.utils.py_functional import rename_dict
 
-from agl_verl.manager import AglManager
-from agl_verl.messages import GO, STOP, Failed, Finished, Ready, StepEnded, numbers
+from agl_verl.manager import telling
+from agl_verl.messages import GO, STOP, Finished, Ready, StepEnded, numbers
 from agl_verl.updates import Plan, plan_updates, step_factors
 
 POLL_SECONDS = 0.05
 """Between VERL's looks at its queue; two seconds by its own default."""
-
-
-@contextlib.contextmanager
-def _telling() -> Iterator[None]:
-    """Tell AGL of an error before it goes on upwards."""
-    try:
-        yield
-    except BaseException:
-        AglManager.mailbox.ask.remote(Failed(error=traceback.format_exc()))
-        raise
 
 
 @register_trainer("agl_sync")
@@ -56,13 +43,13 @@ class AglTrainerSync(PPOTrainerSync):
 
     def init(self) -> None:
         """VERL's own; what it raises is told at once, since closing VERL's queue can take minutes."""
-        with _telling():
+        with telling():
             super().init()
 
     def fit(self, agent_loop_manager: Any) -> None:
         """Learn when AGL says so; then serve until AGL says stop."""
         self._manager = agent_loop_manager
-        with _telling():
+        with telling():
             self._fit(agent_loop_manager)
 
     def _fit(self, agent_loop_manager: Any) -> None:
