@@ -145,7 +145,7 @@ async def test_a_server_that_takes_no_adapters_says_how_to_start_it(model, servi
 
 async def test_a_shared_head_on_a_cpu_is_refused_with_the_way_out(make_model, serving):
     tied = make_model(tie_word_embeddings=True)
-    with pytest.raises(EngineError, match=r"`my-model` shares its embedding with its output head, .* train adapters"):
+    with pytest.raises(EngineError, match=r"`my-model` shares its embedding with its output head, .* runs on a CPU\. Train adapters"):
         async with serving(tied):
             pass
     with pytest.raises(EngineError, match=r"does not tell what it runs on"):
