@@ -68,7 +68,7 @@ class BestOfN(Algorithm):
             rows = [row for result in kept for row in result.rows()]
             if kept and not rows:
                 raise DataError(f"{len(kept)} rollouts were kept and no call of theirs can be trained; `agl report` says why")
-            async with self.engine.paused():
+            async with run.paused(self.engine):
                 learned = await asyncio.to_thread(self.learner.update, rows) if rows else {}
                 await self.engine.update(str(step + 1))
             rewards = [result.reward for result in results if result.reward is not None]
