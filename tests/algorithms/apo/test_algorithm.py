@@ -328,3 +328,14 @@ def test_budgets_of_cost_and_time_end_the_search_with_what_there_is(trainer):
     time = result_of(trainer(apo={"max_seconds": 3.0, "max_rollouts": 4000}).fit(repeat, TRAIN, VAL))
     assert "`max_seconds` of 3 is nearly spent" in time["reason"]
     assert time["spent"]["seconds"] < 6.0
+
+
+def test_a_step_tells_the_reward_of_the_search_and_nothing_of_the_final(fitted):
+    result, _, _, _ = fitted
+    steps = [json.loads(line) for line in (result.directory / "metrics.jsonl").read_text().splitlines()]
+    assert [step["step"] for step in steps] == list(range(1, len(steps) + 1))
+    assert sum(step["rollouts"] for step in steps) == steps[-1]["spent_rollouts"] == result_of(result)["spent"]["rollouts"]
+    assert steps[0]["reward"] == 0.0
+    assert [step for step in steps if step.get("reward") == 1.0]
+    assert "reward" not in steps[-1]
+    assert steps[-1]["improved"] == 1

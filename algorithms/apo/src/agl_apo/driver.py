@@ -22,6 +22,8 @@ STEPS = 20
 """Into how many steps a budget of rollouts is divided, for progress and checkpoints."""
 AGAIN = ("infrastructure", "cancelled")
 """Failures of rollouts that a resumed run tries again where their move was not answered."""
+FINAL = "final"
+"""Stage in which the seed is compared: its rewards say nothing of how the search goes."""
 OUT = "not run: "
 """How the failure of a draw begins that a budget did not allow."""
 
@@ -123,8 +125,8 @@ class Driver:
             self._count(answer)
         self.search.tell(move, answer)
         self._ask()  # after every answer: only so are the moves the same when the ledger is told
-        if not isinstance(answer, Proposal):
-            await self._steps.told(answer, self._metrics())
+        if isinstance(move, Evaluate) and not isinstance(answer, Proposal):
+            await self._steps.told(answer, self._metrics(), counts=move.stage != FINAL)
 
     def _count(self, draws: Sequence[Draw]) -> None:
         run = [draw for draw in draws if not (draw.failure or "").startswith(OUT)]
@@ -260,27 +262,27 @@ class _Steps:
     def __init__(self, run: Run, max_rollouts: int, seed: dict[str, str]) -> None:
         self._run, self._each, self._seed = run, max(1, math.ceil(max_rollouts / STEPS)), seed
         self._numbers: Iterator[int] = run.steps(STEPS + 1)
-        self._ended, self._draws = 0, list[Draw]()
+        self._ended, self._told, self._rewards = 0, 0, list[float]()
         next(self._numbers, None)
 
-    async def told(self, draws: Sequence[Draw], metrics: dict[str, Any]) -> None:
-        self._draws += draws
-        if len(self._draws) >= self._each:
+    async def told(self, draws: Sequence[Draw], metrics: dict[str, Any], counts: bool) -> None:
+        self._told += len(draws)
+        self._rewards += [draw.reward for draw in draws if draw.reward is not None and counts]
+        if self._told >= self._each:
             await self._end({}, metrics)
 
     async def end(self, texts: dict[str, str], metrics: dict[str, Any]) -> None:
         await self._end(texts, metrics)
 
     async def _end(self, texts: dict[str, str], metrics: dict[str, Any]) -> None:
-        draws, self._draws = self._draws, []
+        told, rewards, self._told, self._rewards = self._told, self._rewards, 0, list[float]()
         self._ended += 1
         if self._ended <= self._run.finished:  # by an earlier process
             if texts:
                 await self._run.publish(**templates(texts))
             return
-        rewards = [draw.reward for draw in draws if draw.reward is not None]
         reward = {"reward": sum(rewards) / len(rewards)} if rewards else {}
-        await self._run.publish(metrics={**reward, "rollouts": len(draws), **metrics}, **templates(texts or self._seed))
+        await self._run.publish(metrics={**reward, "rollouts": told, **metrics}, **templates(texts or self._seed))
         ended = self._ended
         await self._run.checkpoint(lambda folder: folder.joinpath("steps").write_text(f"{ended}\n"))
         next(self._numbers, None)
