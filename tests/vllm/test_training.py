@@ -47,8 +47,7 @@ def check(metrics, versions):
     assert [line["calls_trained"] for line in metrics] == [8, 8]
     assert all(line["steps"] == 1 and line["grad_norm"] > 0 for line in metrics)
     print([(line["mismatch_kl"], line["ratio_max"], line["reward"]) for line in metrics])
-    # Of the first minibatch, before the weights change: server and learner are the same policy in each step. Without the push the second
-    # step's would be far from it: the learning rate is chosen so.
+    # Of the first minibatch, before the weights change: server and learner are the same policy in each step, in the second one after a push.
     assert all(line["mismatch_kl"] < 1e-5 for line in metrics)
     assert all(abs(line["ratio_max"] - 1) < 0.01 for line in metrics)
 

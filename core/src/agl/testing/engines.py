@@ -29,6 +29,8 @@ from agl.testing.expected import Conformance, ConformanceError, require
 from agl.testing.running import error_of, left_behind, run_check
 
 Json = dict[str, Any]
+PART = "\ufffd"
+"""What a tokenizer decodes a part of a character to. An engine may leave out one that was cut off at the end of an answer."""
 
 
 class Served:
@@ -307,7 +309,8 @@ class EngineConformance(Conformance):
             )
             end = policy.tokenizer.decode(ids, skip_special_tokens=True)
             text = choice["message"].get("content") or ""
-            require(text == end or choice["message"].get("tool_calls"), f"the text {text!r} is not that of the ids, {end!r}")
+            same = text.rstrip(PART) == end.rstrip(PART)
+            require(same or choice["message"].get("tool_calls"), f"the text {text!r} is not that of the ids, {end!r}")
 
 
 def _ids(answer: Json) -> list[int]:
