@@ -564,3 +564,24 @@ def test_a_terminal_has_one_bar_at_a_time(monkeypatch):
         outer(2)
     with console.rollouts("next", 1) as following:
         following(1)
+
+
+def test_rollouts_that_nobody_waits_for_any_more_are_cancelled():
+    seen = []
+
+    class GivesUp(agl.Algorithm):
+        name = "gives-up"
+
+        async def fit(self, run):
+            waiting = asyncio.ensure_future(run.rollout(list(run.train)[:3]))
+            await asyncio.sleep(0.3)
+            waiting.cancel()
+            await asyncio.gather(waiting, return_exceptions=True)
+            seen.extend(str(result.rollout.status) for result in await run.store.results(await run.store.find(run.id)))
+
+    @agl.rollout
+    async def sleepy(task):
+        await asyncio.sleep(30)
+
+    agl.Trainer(algorithm=GivesUp(), initial_resources=PROMPT, n_runners=1, quiet=True).fit(sleepy, TASKS)
+    assert seen == ["cancelled"] * 3

@@ -96,7 +96,8 @@ class APO(Algorithm):
         try:
             facts["models"] = self.check()
             names = [f"t{number}" for number in range(max(left, kept))]
-            self.settings.search({"prompt": ""}, names[:left], names[:kept], seed=0, records=lambda ids: [])
+            texts = dict.fromkeys(self.settings.guards.required or ["prompt"], "")
+            self.settings.search(texts, names[:left], names[:kept], seed=0, records=lambda ids: [])
         except ConfigError as error:
             problems.append(str(error))
         return DryRun(facts=facts, problems=tuple(problems))
