@@ -54,7 +54,7 @@ test-properties: setup-dev ## 1,000 random call trees, however they are cut and 
 bench-gateway: setup ## calls per second and added latency of the gateway, beside those of Agent Lightning 1.0.2 and LiteLLM
 	@$(BIN)/python benchmarks/gateway.py $(ARGS)
 
-bench-apo: setup ## searches for prompts on simulated worlds: ours, the reference's beam, gepa; about ten minutes on 2 cores
+bench-apo: setup ## searches for prompts on simulated worlds: ours, the reference's beam, gepa; some minutes on 2 quiet cores
 	@$(BIN)/python benchmarks/apo/run.py $(ARGS)
 
 bench-frameworks: setup ## the math agent in four frameworks, each in an environment of its own, 2 seeds and a control

@@ -1,6 +1,6 @@
 """Which search finds better prompts with the same rollouts, and which of them sells noise? Simulated worlds with analytic truth.
 
-    make bench-apo            (python benchmarks/apo/run.py [--suite test|dev] [--seeds 100] [--null-seeds 300] [--ablations])
+    make bench-apo            (python benchmarks/apo/run.py [--suite test|dev] [--seeds 100] [--null-seeds 200] [--ablations])
 
 Arms: the seed as it is, random edits, the reference's beam search, the real `gepa` through its adapter protocol, and ours, all with the
 same simulated critic and editor. Tuned on `dev`; `test` has other parameters and other seeds. The thresholds below were written before
@@ -51,7 +51,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--suite", choices=list(SUITES), default="test")
     parser.add_argument("--seeds", type=int, default=100, help="worlds of each kind")
-    parser.add_argument("--null-seeds", type=int, default=300, help="null worlds")
+    parser.add_argument("--null-seeds", type=int, default=200, help="null worlds")
     parser.add_argument("--processes", type=int, default=os.cpu_count())
     parser.add_argument("--out", type=Path, default=Path(".agl/bench-apo/runs.jsonl"), help="where the figures of every run go")
     parser.add_argument("--resume", action="store_true", help="keep the runs that are in that file")
