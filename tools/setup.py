@@ -21,7 +21,15 @@ ROOT = Path(__file__).resolve().parent.parent
 TORCH = "torch>=2.6"
 TORCH_CPU_FILE = "torch==2.13.0"
 """Asked for where pip's own find-links folder holds a build of it."""
-PACKAGES = ("core[report,uvloop]", "plugins/langgraph[instruments]", "algorithms/grpo[lora]", "algorithms/apo", "algorithms/gepa", "algorithms/verl", ".")
+PACKAGES = (
+    "core[report,uvloop]",
+    "plugins/langgraph[instruments]",
+    "algorithms/grpo[lora]",
+    "algorithms/apo",
+    "algorithms/gepa",
+    "algorithms/verl",
+    ".",
+)
 
 
 def main() -> None:

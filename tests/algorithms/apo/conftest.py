@@ -30,7 +30,15 @@ def trainer(tmp_path, agents_model, critic):
     """Makes a Trainer with APO on the scripted endpoints."""
 
     def make(*, apo=None, resources=None, **options):
-        apo = {"endpoint": critic.base_url(), "model": "critic", "max_rollouts": 80, "probe_tasks": 4, "screen_tasks": 4, "backoff": 0.0, **(apo or {})}
+        apo = {
+            "endpoint": critic.base_url(),
+            "model": "critic",
+            "max_rollouts": 80,
+            "probe_tasks": 4,
+            "screen_tasks": 4,
+            "backoff": 0.0,
+            **(apo or {}),
+        }
         prompts = {"prompt_template": agl.PromptTemplate(template=SEED_PROMPT)} if resources is None else resources
         return agl.Trainer(
             algorithm=agl.APO(**apo),
