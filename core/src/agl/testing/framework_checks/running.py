@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import time
 from collections.abc import Callable
 
@@ -14,6 +15,8 @@ from agl.testing.framework_checks import on_bench
 from agl.testing.reply import Reply
 
 SLOW_SECONDS = 0.6
+LOOP_TRIES = 4
+"""A busy machine makes pauses, too: now and then, not in every try."""
 STOP_SECONDS = 4.0
 SETTLE_SECONDS = 0.3
 
@@ -66,6 +69,16 @@ async def _attempt(bench: Bench) -> None:
 async def the_event_loop_is_never_blocked(bench: Bench) -> None:
     """If this fails, the agent holds the event loop while it waits, so that all other attempts stand still: await, or use `asyncio.to_thread`."""
     await _attempt(bench)  # what is imported or built at first use is not counted
+    longest = math.inf
+    for _ in range(LOOP_TRIES):
+        longest = min(longest, await _longest_pause(bench))
+        if longest < SLOW_SECONDS / 2:
+            break
+    require(longest < SLOW_SECONDS / 2, f"the event loop stood still for {longest:.2f} s while the model took {SLOW_SECONDS} s to answer")
+
+
+async def _longest_pause(bench: Bench) -> float:
+    """Seconds that the event loop stands still during an attempt whose first call takes a while."""
     bench.model.first_delay = SLOW_SECONDS
     pauses: list[float] = []
     beat = asyncio.ensure_future(_beat(pauses))
@@ -75,8 +88,7 @@ async def the_event_loop_is_never_blocked(bench: Bench) -> None:
     finally:
         beat.cancel()
         await asyncio.gather(beat, return_exceptions=True)
-    longest = max(pauses)
-    require(longest < SLOW_SECONDS / 2, f"the event loop stood still for {longest:.2f} s while the model took {SLOW_SECONDS} s to answer")
+    return max(pauses)
 
 
 async def _beat(pauses: list[float]) -> None:
