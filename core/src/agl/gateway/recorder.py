@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from agl.spans import Span
 from agl.store.base import Store
@@ -22,18 +22,18 @@ class Recorder:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._taken: list[Span | Callable[[], Span]] = []
-        self._added = self._written = 0
+        self._made: list[Span] = []
+        self._added = self._done = 0
         self._waiting: list[tuple[int, asyncio.Future[None]]] = []
-        """How many must be written for each who waits."""
+        """How many must be done for each who waits."""
         self._hurry = asyncio.Event()
         self._flush: asyncio.Task[None] | None = None
         self._broken: Exception | None = None
 
     def add(self, span: Span | Callable[[], Span]) -> None:
-        """Take a span, or what makes one: it is made when the running task has let go. It is in the store when `written` has returned."""
-        self._taken.append(span)
+        """Take a span, or what makes one: it is made as soon as the running task has let go. It is in the store when `written` has returned."""
         self._added += 1
+        asyncio.get_running_loop().call_soon(self._make, span)
         if self._flush is None or self._flush.done():
             self._flush = asyncio.ensure_future(self._write())
 
@@ -43,7 +43,7 @@ class Recorder:
         Raises:
             StoreError: it could not be stored, now or before.
         """
-        if self._written < self._added:
+        if self._done < self._added:
             done = asyncio.get_running_loop().create_future()
             self._waiting.append((self._added, done))
             self._hurry.set()
@@ -57,36 +57,35 @@ class Recorder:
         if self._flush is not None:
             await self._flush
 
+    def _make(self, span: Span | Callable[[], Span]) -> None:
+        """The span itself, at once: an answer that is kept until the next write is out of the processor's cache by then."""
+        try:
+            self._made.append(span if isinstance(span, Span) else span())
+        except Exception as error:  # told to whoever closes an attempt; it takes no other span with it
+            self._broken = self._broken or error
+            self._done += 1
+
     async def _write(self) -> None:
         """Store what has come up; calls that end meanwhile go into the next write."""
-        while self._taken:
+        while self._done < self._added:
+            await asyncio.sleep(0)  # what was added is made
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._hurry.wait(), WRITE_EVERY)
             self._hurry.clear()
-            taken, self._taken = self._taken, []
+            made, self._made = self._made, []
             try:
-                await self._store.add_spans(await self._made(taken))
+                if made:
+                    await self._store.add_spans(made)
             except Exception as error:  # told to whoever closes an attempt: no call is lost silently
                 self._broken = self._broken or error
-            self._written += len(taken)
+            self._done += len(made)
             self._wake()
 
     def _wake(self) -> None:
-        """Tell those whose spans are written."""
-        for wanted, done in self._waiting:
-            if wanted <= self._written and not done.done():
-                done.set_result(None)
-        self._waiting = [(wanted, done) for wanted, done in self._waiting if wanted > self._written]
+        """Tell those whose spans are done."""
+        for wanted, future in self._waiting:
+            if wanted <= self._done and not future.done():
+                future.set_result(None)
+        self._waiting = [(wanted, future) for wanted, future in self._waiting if wanted > self._done]
         if self._waiting:
             self._hurry.set()
-
-    async def _made(self, taken: Sequence[Span | Callable[[], Span]]) -> list[Span]:
-        """The spans themselves; one that cannot be made takes none of the others with it."""
-        spans: list[Span] = []
-        for item in taken:
-            try:
-                spans.append(item if isinstance(item, Span) else item())
-            except Exception as error:
-                self._broken = self._broken or error
-            await asyncio.sleep(0)  # calls go on in between
-        return spans
