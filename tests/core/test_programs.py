@@ -417,7 +417,7 @@ def test_ctrl_c_of_the_parent_ends_the_programs(tmp_path, presses):
 
 
 def test_a_parent_that_is_killed_leaves_no_program_behind(tmp_path):
-    with parent_of("trap '' TERM INT HUP; sleep 61 & echo $! $$ > pid; while :; do sleep 1; done", tmp_path) as parent:
+    with parent_of("trap '' TERM INT HUP; sleep 1; sleep 61 & echo $! $$ > pid; while :; do sleep 1; done", tmp_path) as parent:
         pids = [int(line) for line in (tmp_path / "pid").read_text().split()]
         parent.kill()
         parent.wait(30)

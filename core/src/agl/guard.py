@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Generator
+from typing import IO
 
 _SCRIPT = """
 import os, signal, sys
@@ -29,6 +30,12 @@ _guard: subprocess.Popen[bytes] | None = None
 _lock = threading.Lock()
 
 
+def ready() -> None:
+    """Start the guard, where it is not at work: what begins after this is told to it without delay."""
+    with _lock:
+        _stdin()
+
+
 @contextlib.contextmanager
 def guarded(group: int) -> Generator[None]:
     """While the block runs, the death of this process ends that process group, too."""
@@ -40,14 +47,17 @@ def guarded(group: int) -> Generator[None]:
 
 
 def _tell(line: str) -> None:
+    with _lock, contextlib.suppress(BrokenPipeError):  # somebody has ended the guard: the groups are as safe as without it
+        _stdin().write(line.encode())
+
+
+def _stdin() -> IO[bytes]:
     global _guard
-    with _lock:
-        if _guard is None:
-            _guard = _started()
-            atexit.register(_end)
-        assert _guard.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # somebody has ended the guard: the groups are as safe as without it
-            _guard.stdin.write(line.encode())
+    if _guard is None:
+        _guard = _started()
+        atexit.register(_end)
+    assert _guard.stdin is not None
+    return _guard.stdin
 
 
 def _started() -> subprocess.Popen[bytes]:

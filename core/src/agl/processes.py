@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from agl.guard import guarded
+from agl.guard import guarded, ready
 
 KEPT_BYTES = 2**20
 """Bytes kept of each stream of a process: the first and the last half of it."""
@@ -49,6 +49,7 @@ async def run_process(
     Raises:
         OSError: it cannot be started.
     """
+    ready()
     with stdin.open("rb") as given, contextlib.closing(_Kept(stdout)) as out, contextlib.closing(_Kept(stderr)) as err:
         process = await _started(
             asyncio.create_subprocess_exec(
