@@ -555,15 +555,24 @@ def test_a_result_says_what_the_algorithm_says_and_shows_how_the_prompt_changed(
 
 
 def test_a_terminal_has_one_bar_at_a_time(monkeypatch):
-    from agl.console import Console
+    from agl import console as module
 
-    console = Console()
+    bars = []
+
+    class Bars(module.Progress):
+        def add_task(self, description, **options):
+            bars.append(description)
+            return super().add_task(description, **options)
+
+    console = module.Console()
+    monkeypatch.setattr(module, "Progress", Bars)
     monkeypatch.setattr(type(console._rich), "is_terminal", True)
     with console.rollouts("outer", 2) as outer, console.rollouts("inner", 1) as inner:
         inner(1)
         outer(2)
     with console.rollouts("next", 1) as following:
         following(1)
+    assert bars == ["outer rollouts", "next rollouts"]
 
 
 def test_rollouts_that_nobody_waits_for_any_more_are_cancelled():

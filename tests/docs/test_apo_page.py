@@ -26,7 +26,9 @@ def test_its_code_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     [block] = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
     with ScriptedServer(answers) as server:
-        exec(compile(block.replace(ENDPOINT, server.base_url()), "docs/apo.md", "exec"), {})
+        there = {}
+        exec(compile(block.replace(ENDPOINT, server.base_url()), "docs/apo.md", "exec"), there)
+    assert there["result"].resources["prompt_template"] != there["prompt"]
 
 
 def test_every_option_of_its_own_has_a_place():
@@ -46,12 +48,12 @@ def test_what_it_names_as_options_are_options():
 
 
 def test_the_command_and_the_files_that_it_names_exist():
+    import click
     from click.testing import CliRunner
 
-    from agl.cli import cli
     from agl_apo.plugin import agl_register_commands
 
-    agl_register_commands(cli)
+    agl_register_commands(cli := click.Group())
     told = CliRunner().invoke(cli, ["apply", "--help"]).output
     assert all(option in told for option in ("--prompt", "--dry-run"))
     [line] = re.findall(r"^\$ agl (.*)$", PAGE, re.MULTILINE)
