@@ -203,7 +203,7 @@ def _is_sharp(task: Task, near: list[str]) -> bool:
 
 _SPIDER_FILES: dict[str, tuple[tuple[str, ...], ...]] = {
     "train": (("train_spider.parquet",), ("train_spider.json", "train_others.json"), ("train_spider.json",)),
-    "dev": (("dev.parquet",), ("test_dev.parquet",), ("dev.json",)),
+    "dev": (("dev.parquet",), ("test_dev_500.parquet",), ("test_dev.parquet",), ("dev.json",)),
 }
 
 

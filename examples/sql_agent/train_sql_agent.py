@@ -2,6 +2,7 @@
 
     python train_sql_agent.py                                  # embedded model and data, minutes on two CPU cores
     python train_sql_agent.py --data spider --model Qwen/Qwen2.5-Coder-0.5B-Instruct
+    python train_sql_agent.py qwen|llama --data spider         # through VERL on a GPU; see train_with_verl.py
 
 Three spellings of the same training: the graph handed over as it is, a class as users of Agent Lightning write it, a
 plain function (`--spelling graph|class|function`).
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +65,11 @@ SPELLINGS: dict[str, Any] = {
 
 def main() -> None:
     """Trains by the command line's options."""
+    if sys.argv[1:2] in (["qwen"], ["llama"]):
+        import train_with_verl
+
+        train_with_verl.main(SPELLINGS["class"])
+        return
     options = arguments()
     train, val, test = datasets(options)
     trainer = agl.Trainer(

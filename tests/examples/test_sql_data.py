@@ -105,7 +105,8 @@ def test_spider_is_read_from_parquet_where_there_is_one(tmp_path: Path) -> None:
 
 
 def test_a_missing_spider_says_what_was_looked_for_and_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"looked for dev\.parquet, test_dev\.parquet, dev\.json; found no such folder.*Download"):
+    tried = r"looked for dev\.parquet, test_dev_500\.parquet, test_dev\.parquet, dev\.json; found no such folder.*Download"
+    with pytest.raises(FileNotFoundError, match=tried):
         load_spider(tmp_path / "nowhere")
     (tmp_path / "tables.json").write_text("[]")
     with pytest.raises(FileNotFoundError, match=r"looked for train_spider\.parquet.*found tables\.json"):

@@ -21,7 +21,7 @@ LOSSES = ("vanilla", "gspo", "cispo", "gpg", "dppo_tv", "dppo_kl")
 """Policy losses that a weight per rollout can be put into: those in proportion to the advantage, added up by `loss_agg_mode`."""
 MODEL = "policy"
 """Name under which agents call the policy."""
-PARSERS = {"hermes": "hermes", "qwen3_coder": "qwen3_coder", "gpt-oss": "openai"}
+PARSERS = {"hermes": "hermes", "qwen3_coder": "qwen3_coder", "gpt-oss": "openai", "llama3_json": "llama3_json"}
 """vLLM's names of the tool-call formats of `multi_turn.format`."""
 
 CHOSEN = {
