@@ -3,7 +3,9 @@
 import asyncio
 import json
 import socket
+from types import SimpleNamespace
 
+import aiohttp
 import openai
 import pytest
 from aiohttp import web
@@ -364,6 +366,36 @@ async def test_a_client_that_leaves_a_stream_leaves_a_span_and_blames_nobody(ope
         (span,) = await desk.spans()
     assert span.error in ("the client went away", "the attempt ended")
     assert desk.attempt.infrastructure_error is None
+
+
+@pytest.mark.parametrize("end", [b"data: [DONE]\n\n", b""])
+async def test_a_client_that_leaves_at_the_end_of_a_stream_had_all_of_it(open_desk, end):
+    # The SDKs close the connection when they have read `[DONE]`, and the endpoint's own end may come later.
+    parts = [{"delta": {"content": "42"}, "token_ids": [52, 50]}, {"finish_reason": "stop"}]
+
+    async def answer(request):
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        for part in parts:
+            await response.write(b"data: " + json.dumps({"choices": [{"index": 0, **part}]}).encode() + b"\n\n")
+        await response.write(end)
+        await asyncio.sleep(30)
+
+    app = web.Application()
+    app.router.add_post("/v1/chat/completions", answer)
+    async with TestServer(app) as server:
+        desk = await open_desk(SimpleNamespace(base_url=lambda: str(server.make_url("/v1"))))
+        async with aiohttp.ClientSession() as session:
+            body = {"model": "m", "messages": USER, "stream": True}
+            async with session.post(f"{desk.llm.base_url}/chat/completions", json=body) as stream:
+                await stream.content.readuntil(end or b'"stop"}]}\n\n')
+                stream.close()
+        while not (calls := desk.gateway._recorder._added):
+            await asyncio.sleep(0.01)
+        (span,) = await desk.spans()
+    call = call_of(span)
+    ended = (200, None, [52, 50]) if end else (499, "the client went away", None)
+    assert (calls, call.http_status, span.error, call.choices[0].response_ids if call.choices else None) == (1, *ended)
 
 
 async def test_calls_on_their_way_end_with_the_attempt(open_desk):

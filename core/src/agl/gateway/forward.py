@@ -117,6 +117,7 @@ class _Call:
     def __init__(self, recorder: Recorder, dialect: Dialect, reading: Reading, opened: OpenAttempt, exchange: Exchange, llm: LLM) -> None:
         self._recorder, self._dialect, self._reading = recorder, dialect, reading
         self._opened, self._exchange, self._llm = opened, exchange, llm
+        self._recorded = False
 
     def whole(self, upstream: aiohttp.ClientResponse, raw: bytes) -> web.Response:
         """The client's answer to what is no stream."""
@@ -146,7 +147,7 @@ class _Call:
         headers = {"Content-Type": "text/event-stream", "Cache-Control": "no-cache", SPAN_HEADER: self._exchange.span_id}
         response = web.StreamResponse(headers=headers)
         assembler, writer = self._reading.assembler(), self._reading.writer(self._exchange.span_id)
-        body, error, ending = None, None, b""
+        body, error, ending, told = None, None, b"", False
         await _to_client(response.prepare(request))
         try:
             async with asyncio.timeout_at(until):
@@ -155,6 +156,7 @@ class _Call:
                     if self._exchange.first_token_at is None and any(line.tokens for line in lines):
                         self._exchange.first_token_at = time.time()
                     await _to_client(response.write(writer.write(lines)))
+                    told = assembler.done
             ending = writer.write(list(assembler.last()))
             body = assembler.finished()
             error = assembler.error or (None if assembler.complete else "the endpoint's stream ended before its end")
@@ -163,6 +165,11 @@ class _Call:
             error = f"the endpoint's stream broke: {_said(failure, self._llm)}"
         except Problem as problem:
             error = problem.message
+        except (asyncio.CancelledError, _ClientGone):
+            # SDKs close the connection at the answer's own end, which may be before the endpoint does: such a call is whole.
+            if told and not (self._dialect.translated or assembler.error):
+                self.record(response=assembler.finished(), status=200, error=None)
+            raise
         self.record(response=None if error else body, status=200, error=error, infrastructure=error is not None)
         if error and (self._dialect.translated or not assembler.error):  # the status is sent: the client can only be told in the stream
             ending += writer.fail(Problem(502, error, "upstream_failed"))
@@ -171,7 +178,10 @@ class _Call:
         return response
 
     def record(self, *, response: dict[str, Any] | None, status: int, error: str | None, infrastructure: bool = False) -> None:
-        """Keep what became of the call."""
+        """Keep what became of the call; what is told of it afterwards changes nothing."""
+        if self._recorded:
+            return
+        self._recorded = True
         record(self._recorder, self._opened, self._exchange, response and self._reading.recorded(response), status, error, infrastructure)
 
 

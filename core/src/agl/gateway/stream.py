@@ -35,7 +35,8 @@ class StreamAssembler:
         """What the endpoint said went wrong within the stream."""
         self._choices: dict[int, dict[str, Any]] = {}
         self._rest = b""
-        self._done = False
+        self.done = False
+        """Whether the stream has told its own end."""
 
     def feed(self, data: bytes) -> bool:
         """Take bytes of the event stream as they arrive; returns whether they held a token.
@@ -71,14 +72,14 @@ class StreamAssembler:
     @property
     def complete(self) -> bool:
         """Whether the stream came to its own end: it says so, or every choice has its reason to finish."""
-        return self._done or (bool(self._choices) and all(choice["finish_reason"] for choice in self._choices.values()))
+        return self.done or (bool(self._choices) and all(choice["finish_reason"] for choice in self._choices.values()))
 
     def _line(self, line: bytes, raw: bytes) -> Line:
         if not line.startswith(b"data:"):
             return Line(raw)
         payload = line.removeprefix(b"data:").strip()
         if payload == DONE:
-            self._done = True
+            self.done = True
             return Line(raw)
         try:
             chunk = msgspec.json.decode(payload, type=dict[str, Any])
