@@ -25,7 +25,7 @@ from agl.resources import LLM, Resources
 from agl.rewards import make_reward
 from agl.rollouts import AttemptStatus
 from agl.spans import SpanKind, SpanStatus
-from agl.testing.scripted import ScriptedServer
+from agl.testing.scripted import Reply, ScriptedServer
 from agl.transitions import transitions_of
 
 TRACE, AGENT, CALL, HTTP = "ab" * 16, "a1" * 8, "b2" * 8, "c3" * 8
@@ -88,20 +88,25 @@ class Desk:
 
 
 @pytest.fixture
-async def open_desk(store, make_rollout):
+async def server():
+    async with ScriptedServer("42") as running:
+        yield running
+
+
+@pytest.fixture
+async def open_desk(store, make_rollout, server):
     gateway = Gateway(store)
     await gateway.start()
-    async with ScriptedServer("42") as server:
 
-        async def open_():
-            await store.enqueue([make_rollout({"q": "what?"})])
-            (rollout,) = await store.claim("run", "w")
-            llms = {"main": LLM(endpoint=server.base_url(), model="policy", version="1", api_key="sk-upstream-secret-key")}
-            attempt = ActiveAttempt(rollout, Resources(version=0, values=llms))
-            return Desk(store, gateway, attempt, gateway.open(attempt, llms)["main"])
+    async def open_():
+        await store.enqueue([make_rollout({"q": "what?"})])
+        (rollout,) = await store.claim("run", "w")
+        llms = {"main": LLM(endpoint=server.base_url(), model="policy", version="1", api_key="sk-upstream-secret-key")}
+        attempt = ActiveAttempt(rollout, Resources(version=0, values=llms))
+        return Desk(store, gateway, attempt, gateway.open(attempt, llms)["main"])
 
-        yield open_
-        await gateway.stop()
+    yield open_
+    await gateway.stop()
 
 
 @pytest.fixture
@@ -376,7 +381,9 @@ async def test_a_run_is_sent_with_its_ids_its_messages_and_its_rewards(desk, col
     assert (root.start_time_unix_nano, root.end_time_unix_nano) == (500_000_000, 2_000_000_000)
     told = attributes(chat)
     assert json.loads(told["gen_ai.input.messages"]) == [{"role": "user", "parts": [{"type": "text", "content": "hi"}]}]
-    assert json.loads(told["gen_ai.output.messages"]) == [{"role": "assistant", "parts": [{"type": "text", "content": "42"}]}]
+    assert json.loads(told["gen_ai.output.messages"]) == [
+        {"role": "assistant", "parts": [{"type": "text", "content": "42"}], "finish_reason": "stop"}
+    ]
     assert (told["openinference.span.kind"], told["output.value"], told["gen_ai.usage.output_tokens"]) == ("LLM", "42", 3)
     assert not any("ids" in name or name == "agl.call" for name in told)
     assert (attributes(agent)["agl.trace_id"], attributes(agent)["d"]) == (TRACE, "{}")
@@ -399,6 +406,43 @@ async def test_tokens_are_counted_once(desk, collector):
     told = {span.span_id.hex(): attributes(span).get("gen_ai.usage.input_tokens") for span in collector.spans()}
     assert (told[CALL], told[AGENT]) == (None, 7)
     assert sorted(count for count in told.values() if count) == [5, 7]
+
+
+@pytest.mark.parametrize(
+    ("attribute", "answer"), [("gen_ai.response.id", "chatcmpl-1"), ("output.value", '{"id": "chatcmpl-1", "choices": []}')]
+)
+async def test_tokens_are_counted_once_where_a_client_sends_no_traceparent(desk, collector, attribute, answer):
+    kind = {"key": "openinference.span.kind", "value": {"stringValue": "LLM"}}
+    counted = {"key": "llm.token_count.prompt", "value": {"intValue": "5"}}
+    told = [kind, counted, {"key": attribute, "value": {"stringValue": answer}}]
+    other = [kind, counted, {"key": attribute, "value": {"stringValue": answer.replace("-1", "-x")}}]
+    await desk.send(json_span(CALL, attributes=told), json_span(AGENT, attributes=other))
+    await desk.call()
+    await desk.end()
+    await export_otlp(desk.store, "run", collector.url)
+    sent = {span.span_id.hex(): attributes(span) for span in collector.spans()}
+    assert [sent[span_id].get("llm.token_count.prompt") for span_id in (CALL, AGENT)] == [None, 5]
+    assert sent[CALL][attribute] == answer
+
+
+async def test_what_an_instrumentation_said_of_inputs_and_outputs_stays(desk, collector):
+    said = {"openinference.span.kind": "TOOL", "input.value": '{"a":1}', "output.value": "42"}
+    await desk.send(json_span(CALL, attributes=[{"key": name, "value": {"stringValue": value}} for name, value in said.items()]))
+    await desk.end()
+    await export_otlp(desk.store, "run", collector.url)
+    [tool] = [attributes(span) for span in collector.spans() if span.span_id.hex() == CALL]
+    assert {name: tool[name] for name in said} == said
+
+
+async def test_an_answer_with_tool_calls_is_shown_with_them(desk, collector, server):
+    server.answer = lambda body: Reply("let me add", tool_calls=[("add", {"a": 1})])
+    await desk.call()
+    await desk.end()
+    await export_otlp(desk.store, "run", collector.url)
+    [chat] = [attributes(span) for span in collector.spans() if span.name == "chat policy"]
+    assert json.loads(chat["output.value"])["tool_calls"][0]["function"] == {"name": "add", "arguments": '{"a": 1}'}
+    [told] = json.loads(chat["gen_ai.output.messages"])
+    assert ([part["type"] for part in told["parts"]], told["finish_reason"]) == (["text", "tool_call"], "tool_calls")
 
 
 async def test_what_came_in_goes_out_as_it_was_in_json(desk, collector):

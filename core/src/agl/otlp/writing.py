@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -26,6 +27,7 @@ OPENINFERENCE = {
     SpanKind.REWARD: "EVALUATOR",
 }
 """A framework's own view of a call is no second LLM span: tokens and costs are counted once."""
+_ANSWER_ID = re.compile(r'\{\s*"id":\s*"([^"]+)"')
 _USAGE = ("gen_ai.usage.", "llm.token_count.")
 _TOKEN_COUNTS = {
     "gen_ai.usage.input_tokens": "llm.token_count.prompt",
@@ -53,11 +55,13 @@ def spans_to_send(result: RolloutResult) -> list[OTLPSpan]:
 
 
 def _views(spans: Sequence[Span]) -> set[str]:
-    """The agent's own views of calls that the gateway recorded below them."""
+    """The agent's own views of calls that the gateway recorded: below them, or with the id of the answer that they tell."""
     by_id = {span.span_id: span for span in spans}
-    found: set[str] = set()
-    for span in spans:
-        above = by_id.get(span.parent_id or "") if span.kind == SpanKind.LLM else None
+    calls = [span for span in spans if span.kind == SpanKind.LLM]
+    answers = {str(span.attributes["gen_ai.response.id"]) for span in calls if span.attributes.get("gen_ai.response.id")}
+    found = {span.span_id for span in spans if span.kind == SpanKind.MODEL and _answer_id(span) in answers}
+    for span in calls:
+        above = by_id.get(span.parent_id or "")
         seen: set[str] = set()
         while above is not None and above.span_id not in seen:
             seen.add(above.span_id)
@@ -65,6 +69,14 @@ def _views(spans: Sequence[Span]) -> set[str]:
                 found.add(above.span_id)
             above = by_id.get(above.parent_id or "")
     return found
+
+
+def _answer_id(span: Span) -> str | None:
+    """The id of the answer that a model call was given: OpenInference has it in the answer alone."""
+    told = span.attributes.get("gen_ai.response.id")
+    if told is None and (match := _ANSWER_ID.match(str(span.attributes.get("output.value") or ""))):
+        told = match[1]
+    return None if told is None else str(told)
 
 
 def _judges(reward: Reward, span: Span, root: Span | None, known: set[str]) -> bool:
@@ -122,8 +134,8 @@ def _attributes(span: Span) -> dict[str, Any]:
         found |= _call(span.attributes.get("agl.call") or {})
         found |= {theirs: found[ours] for ours, theirs in _TOKEN_COUNTS.items() if found.get(ours) is not None}
         return found
-    inputs = found.get("gen_ai.tool.call.arguments", found.get("input"))
-    outputs = found.get("gen_ai.tool.call.result", found.get("output"))
+    inputs = found.get("gen_ai.tool.call.arguments", found.get("input", found.get("input.value")))
+    outputs = found.get("gen_ai.tool.call.result", found.get("output", found.get("output.value")))
     return {**found, "input.value": _optional(inputs), "output.value": _optional(outputs)}
 
 
@@ -139,13 +151,21 @@ def _call(call: dict[str, Any]) -> dict[str, Any]:
     sent = request.get("messages") or request.get("input") or request.get("prompt")
     choices = cast("list[dict[str, Any]]", response.get("choices") or [])
     came = [choice.get("message") or {"role": "assistant", "content": choice.get("text")} for choice in choices]
+    reasons = [str(choice.get("finish_reason") or "unknown") for choice in choices]
     return {
         "gen_ai.input.messages": _optional(_messages(sent)),
-        "gen_ai.output.messages": _optional(_messages(came)),
+        "gen_ai.output.messages": _optional(
+            [{**message, "finish_reason": reason} for message, reason in zip(_messages(came) or [], reasons, strict=True)] or None
+        ),
         "input.value": _optional([{**message, "content": _cut(message.get("content"))} for message in _objects(sent)] or sent),
         "input.mime_type": "application/json",
-        "output.value": _optional(_cut(came[0].get("content")) or came[0]) if came else None,
+        "output.value": _optional(_said(came[0])) if came else None,
     }
+
+
+def _said(message: dict[str, Any]) -> Any:
+    """What an answer says: its text, or all of it where there are tool calls."""
+    return message if message.get("tool_calls") or not message.get("content") else _cut(message["content"])
 
 
 def _messages(given: Any) -> list[dict[str, Any]] | None:
