@@ -20,7 +20,8 @@ DEFAULTS: dict[str, Any] = {
         "gamma": 1.0,
         "use_kl_in_reward": False,
         "norm_adv_by_std_in_grpo": True,
-        "filter_groups": {"enable": False},
+        "filter_groups": {"enable": False, "metric": "reward", "max_num_gen_batches": 0},
+        "rollout_correction": {"rollout_is": None},
     },
     "data": {
         "train_files": "~/data/train.parquet",
@@ -52,7 +53,7 @@ DEFAULTS: dict[str, Any] = {
             "max_model_len": None,
             "engine_kwargs": {"vllm": {}},
             "multi_turn": {"_target_": "verl.workers.config.MultiTurnConfig", "enable": False, "format": "hermes"},
-            "val_kwargs": {"n": 1},
+            "val_kwargs": {"n": 1, "do_sample": False},
         },
     },
     "reward": {"num_workers": 8},
@@ -68,7 +69,11 @@ DEFAULTS: dict[str, Any] = {
         "device": "cuda",
         "default_local_dir": "checkpoints/${trainer.project_name}",
         "resume_mode": "auto",
-        "v1": {"trainer_mode": "sync"},
+        "v1": {
+            "trainer_mode": "sync",
+            "colocate_async": {"num_warmup_batches": 1},
+            "sampler": {"max_off_policy_threshold": 8, "max_off_policy_strategy": "drop", "sync_refill_failed_groups": False},
+        },
     },
     "ray_kwargs": {"ray_init": {"num_cpus": None}},
 }
@@ -98,11 +103,9 @@ def article() -> dict[str, Any]:
 @pytest.fixture(scope="session")
 def make_call() -> Callable[..., Transition]:
     def make(rollout: str, ids: Sequence[int], said: Sequence[int], **given: Any) -> Transition:
-        known: dict[str, Any] = {"role": "writer", "version": "3", "logprobs": (-0.5,) * len(said)}
         prompt, answer = tuple(ids), tuple(said)
-        return Transition(
-            span_id=f"{rollout}{prompt}", rollout_id=rollout, attempt_id="a", prompt_ids=prompt, response_ids=answer, **{**known, **given}
-        )
+        known: dict[str, Any] = {"span_id": f"{rollout}{prompt}", "role": "writer", "version": "3", "logprobs": (-0.5,) * len(said)}
+        return Transition(rollout_id=rollout, attempt_id="a", prompt_ids=prompt, response_ids=answer, **{**known, **given})
 
     return make
 

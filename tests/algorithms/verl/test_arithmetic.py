@@ -43,3 +43,13 @@ def test_numbers_that_do_not_fit_are_told_apart(path: str, value: int, said: str
 
 def test_a_validation_without_tasks_is_refused(config) -> None:
     assert misfits(config, train=1000, val=0) == ["`trainer.test_freq` has no effect without `val_dataset`; give one, or leave the key out"]
+
+
+@pytest.mark.parametrize(("bound", "strategy", "fits"), [(1, "drop", False), (2, "drop", True), (1, "wait", True), (None, "drop", True)])
+def test_a_bound_that_what_is_collected_ahead_always_breaks_is_refused(bound, strategy: str, fits: bool, config) -> None:
+    sampler = {"max_off_policy_threshold": bound, "max_off_policy_strategy": strategy}
+    ahead = merged(config, {"trainer": {"v1": {"trainer_mode": "agl_colocate_async", "sampler": sampler}}})
+    found = misfits(ahead, train=1000, val=10)
+    assert (found == []) == fits
+    if not fits:
+        assert "must be more than `trainer.v1.colocate_async.num_warmup_batches` (1)" in found[0]

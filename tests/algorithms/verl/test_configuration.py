@@ -38,12 +38,17 @@ def test_the_users_values_go_before_agls(defaults) -> None:
         ("algorithm.adv_estimator", "gae", "can be one of"),
         ("algorithm.use_kl_in_reward", True, "actor.use_kl_loss"),
         ("algorithm.gamma", 0.9, "discounts over calls"),
-        ("algorithm.filter_groups.enable", True, "not supported so far"),
-        ("trainer.v1.trainer_mode", "colocate_async", "can be `sync` so far"),
-        ("actor_rollout_ref.actor.policy_loss.loss_mode", "kl_cov", "by how it was cut"),
+        ("algorithm.filter_groups", {"enable": True, "metric": "acc"}, "can be `reward`, a rollout's final one, given was 'acc'"),
+        ("algorithm.filter_groups.max_num_gen_batches", 10, "`max_inflight_gen_batches` bounds it"),
+        ("trainer.v1.trainer_mode", "separate_async", "while calls are on their way"),
+        ("actor_rollout_ref.actor.policy_loss.loss_mode", "geo_mean", "by how it was cut"),
+        ("actor_rollout_ref.actor.policy_loss.loss_mode", "kl_cov", "picks tokens by the size of their advantage"),
+        ("actor_rollout_ref.actor.policy_loss.loss_mode", "dro", "not in proportion to the advantage"),
+        ("actor_rollout_ref.actor.policy_loss.loss_mode", "bypass_mode", "rollout_correction.bypass_mode: True"),
+        ("actor_rollout_ref.actor.policy_loss.loss_mode", "mine", "it is not known"),
         ("actor_rollout_ref.actor.loss_agg_mode", "mean", "can be one of"),
         ("actor_rollout_ref.actor.loss_agg_mode", "seq-mean-token-sum-norm", "loss_scale_factor"),
-        ("actor_rollout_ref.rollout.val_kwargs.n", 4, "must be 1"),
+        ("actor_rollout_ref.rollout.val_kwargs.n", 4, "the same greedy answer; say `val_kwargs.do_sample: True`"),
     ],
 )
 def test_values_that_cannot_work_are_refused(path: str, value: Any, said: str, defaults) -> None:
@@ -75,6 +80,21 @@ def test_a_run_hands_verl_indices_agls_manager_and_a_weight_per_token(article, d
     assert at(config, "trainer.v1.trainer_mode") == "agl_sync"
     assert (at(config, "data.seed"), at(config, "trainer.default_local_dir")) == (7, "run/verl")
     assert (at(config, "trainer.resume_mode"), at(config, "trainer.test_freq")) == ("disable", 32)
+
+
+def test_collecting_ahead_has_a_trainer_of_its_own_and_corrects_for_older_weights(article, defaults) -> None:
+    ahead = merged(article, nested({"trainer.v1.trainer_mode": "colocate_async"}))
+    config = run(compose_config(ahead, defaults))
+    assert at(config, "trainer.v1.trainer_mode") == "agl_colocate_async"
+    assert at(config, "algorithm.rollout_correction.rollout_is") == "token"
+    assert at(compose_config(article, defaults), "algorithm.rollout_correction.rollout_is") is None
+    own = merged(ahead, nested({"algorithm.rollout_correction.rollout_is": "sequence"}))
+    assert at(compose_config(own, defaults), "algorithm.rollout_correction.rollout_is") == "sequence"
+
+
+def test_where_groups_are_filtered_those_without_rows_are_replaced_too(article, defaults) -> None:
+    filtered = compose_config(merged(article, nested({"algorithm.filter_groups.enable": True})), defaults)
+    assert at(run(filtered), "trainer.v1.sampler.sync_refill_failed_groups") is True
 
 
 def test_without_validation_tasks_nothing_is_validated(article, defaults) -> None:

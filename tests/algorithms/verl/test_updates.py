@@ -63,3 +63,22 @@ def test_verls_means_over_optimiser_steps_add_up_to_the_whole_steps_loss(parts: 
 
     whole = sum(losses[name] * weights[name] for name in names)
     assert sum(map(verls_mean, range(parts))) / parts == pytest.approx(whole, abs=1e-12)
+
+
+@pytest.mark.parametrize("parts", [1, 2, 3])
+def test_means_over_rows_of_means_over_their_tokens_add_up_to_it_too(parts: int) -> None:
+    draw = random.Random(parts)
+    names = [f"row{n}" for n in range(9)]
+    tokens = {name: draw.randint(1, 50) for name in names}
+    weights = {name: draw.random() for name in names}
+    losses = {name: draw.uniform(-1, 1) for name in names}
+    part_of = {name: index % parts for index, name in enumerate(names)}
+    rows = 4  # of an optimiser step, padding among them
+    factors = step_factors(tokens, part_of, by_row=rows)
+
+    def verls_mean(part: int) -> float:
+        mine = [name for name in names if part_of[name] == part]
+        return sum(losses[name] * weights[name] * factors[name] / tokens[name] for name in mine) / rows
+
+    whole = sum(losses[name] * weights[name] for name in names)
+    assert sum(map(verls_mean, range(parts))) / parts == pytest.approx(whole, abs=1e-12)

@@ -6,23 +6,26 @@ two meet: VERL's messages become calls of the `Run`, and finished groups become 
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from agl.algorithms import Algorithm, DryRun
-from agl.errors import ConfigError, DataError
+from agl.errors import ConfigError
 from agl.resources import LLM, Resource
 from agl.results import Group, failures_of
 from agl.runs import Run
 from agl.untrained import call_counts, lacking
 from agl_verl.advantages import estimator
-from agl_verl.batch import Batch, Limits, make_batch, validation_samples
+from agl_verl.batch import Batch, Limits, Sample, validation_samples
+from agl_verl.collection import Collection, Servers, staleness
 from agl_verl.configuration import MODEL, compose_config, run_config
 from agl_verl.keys import at
-from agl_verl.messages import GO, Answer, Ask, Finished, Message, Ready, StepEnded
+from agl_verl.messages import GO, Answer, Ask, Choose, Finished, Message, Pause, Ready, StepEnded
 from agl_verl.weights import weigher
 
 POINTER = "verl.json"
@@ -57,9 +60,9 @@ class VERL(Algorithm):
         return self.given
 
     def check(self) -> str:
-        from agl_verl.checks import check_devices, check_model, check_ray, check_versions
+        from agl_verl.checks import check_attention, check_devices, check_model, check_ray, check_versions
 
-        for one in (check_versions, check_ray, check_devices, check_model):
+        for one in (check_versions, check_ray, check_devices, check_attention, check_model):
             one(_plain(self._run_config(1, 1, 0, Path("."), None)))
         return f"VERL on {at(self.verl, 'trainer.nnodes')} x {at(self.verl, 'trainer.n_gpus_per_node')} {at(self.verl, 'trainer.device')}"
 
@@ -90,56 +93,78 @@ class VERL(Algorithm):
         )
         self._launched = Launched(config)
         await self._launched.start()
-        ready = await self._launched.take()
+        number, ready = await self._launched.take()
         assert isinstance(ready, Ready)
         self._ready = ready
-        await self._launched.answer()
+        await self._launched.answer(number)
         return {"main_llm": self._llm(ready.version)}
 
     async def fit(self, run: Run) -> None:
         assert self._ready is not None
         steps = run.steps(self._ready.total_steps)
         next(steps, None)
+        self._collection = self._collect_for(run)
+        self._collection.served.publish(run.resources.version, str(self._ready.version))
         await self._launched.say(GO)
-        while not isinstance(message := await self._launched.take(), Finished):
-            await self._launched.answer(await self._handle(run, message, steps))
-        await self._launched.answer()
+        async with contextlib.AsyncExitStack() as self._pause, _Rollouts() as rollouts:
+            while True:
+                number, message = await rollouts.beside(self._launched.take())
+                if isinstance(message, Finished):
+                    break
+                if isinstance(message, Ask):
+                    rollouts.start(self._answer(number, run, message))
+                else:
+                    await self._launched.answer(number, await self._handle(run, message, steps))
+        await self._launched.answer(number)
         self._finished = True
 
     async def _handle(self, run: Run, message: Message, steps: Iterator[int]) -> Answer | None:
-        if isinstance(message, StepEnded):
-            await run.publish(metrics={**self._metrics, **message.metrics}, main_llm=self._llm(message.version))
-            if message.checkpoint is not None:
-                place = json.dumps({"path": message.checkpoint, "version": message.version})
-                await run.checkpoint(lambda folder: _write(folder / POINTER, place))
-            next(steps, None)
+        if isinstance(message, Choose):
+            return self._learn_from(run, message)
+        if isinstance(message, Pause):
+            await self._pause.enter_async_context(run.paused(Servers(MODEL)))  # pyright: ignore[reportArgumentType]
             return None
-        assert isinstance(message, Ask)
-        if message.validate:
-            return await self._validate(run, message)
-        tasks = [run.train.tasks[index] for index in message.tasks]
-        groups = await run.rollout(tasks, n=message.n)
-        return self._learn_from(run, groups)
+        assert isinstance(message, StepEnded)
+        resources = await run.publish(metrics={**self._metrics, **message.metrics}, main_llm=self._llm(message.version))
+        self._collection.served.publish(resources.version, str(message.version))
+        if message.checkpoint is not None:
+            place = json.dumps({"path": message.checkpoint, "version": message.version})
+            await run.checkpoint(lambda folder: _write(folder / POINTER, place))
+        next(steps, None)
+        await self._pause.aclose()
+        return None
 
-    async def _validate(self, run: Run, message: Ask) -> Answer:
+    async def _answer(self, number: int, run: Run, ask: Ask) -> None:
+        """Run the agents that VERL asks for, while other messages are handled."""
+        samples = await self._validate(run, ask) if ask.validate else await self._collection.collect(ask)
+        await self._launched.answer(number, Answer(samples=samples))
+
+    async def _validate(self, run: Run, ask: Ask) -> tuple[Sample, ...]:
         """VERL's validation: its order of tasks, AGL's record of it."""
-        evaluation = await run.evaluate([run.val.tasks[index] for index in message.tasks])
-        return Answer(samples=validation_samples(evaluation.results))
+        evaluation = await run.evaluate([run.val.tasks[index] for index in ask.tasks for _ in range(ask.n)])
+        return validation_samples(evaluation.results, ask.n)
 
-    def _learn_from(self, run: Run, groups: Sequence[Group]) -> Answer:
-        estimate = estimator(self._config.algorithm.adv_estimator, self._config.algorithm)
-        batch = make_batch(groups, estimate, self._weigh, self._limits(), run.resources)
-        if not batch.samples:
-            raise DataError(
-                f"no row of {len(batch.rows)} fits VERL's batch: {batch.dropped}; see `data.max_prompt_length` and `max_response_length`"
-            )
+    def _collect_for(self, run: Run) -> Collection:
+        algorithm = self._config.algorithm
+        return Collection(
+            run,
+            limits=self._limits(),
+            estimate=estimator(algorithm.adv_estimator, algorithm),
+            weigh=self._weigh,
+            patience=2 * self._config.data.train_batch_size,
+        )
+
+    def _learn_from(self, run: Run, chosen: Choose) -> Answer:
+        assert self._ready is not None
+        groups, batch, gone = self._collection.choose(chosen)
         if run.step == run.started:  # said once: it is the same in every step
             for one in lacking(groups, run.resources):
                 run.console.say(f"  {one}")
         if batch.dropped:
-            run.console.say(f"  {sum(batch.dropped.values())} of {len(batch.rows)} rows are left out: {batch.dropped}")
+            run.console.say(f"  of {len(batch.rows)} rows are left out: {self._collection.told(groups, batch.dropped)}")
         run.learned(batch.rows, batch.advantages, batch.weights)
-        self._metrics = step_metrics(groups, batch)
+        version = int(run.resources["main_llm"].version)
+        self._metrics = {**step_metrics(groups, batch), **staleness(batch.samples, version), "groups_left_out": gone}
         return Answer(samples=batch.samples)
 
     def _limits(self) -> Limits:
@@ -170,6 +195,41 @@ class VERL(Algorithm):
         if self._launched is not None:
             launched, self._launched = self._launched, None
             await launched.stop(finished=self._finished)
+
+
+class _Rollouts:
+    """Requests for rollouts that are open at the same time; the first that fails ends the run, and those nobody waits for are cancelled."""
+
+    def __init__(self) -> None:
+        self._open: set[asyncio.Task[None]] = set()
+
+    def start(self, answering: Coroutine[Any, Any, None]) -> None:
+        self._open.add(asyncio.ensure_future(answering))
+
+    async def beside(self, waiting: Coroutine[Any, Any, Any]) -> Any:
+        """What `waiting` returns.
+
+        Raises:
+            Exception: that of a request that failed meanwhile.
+        """
+        awaited = asyncio.ensure_future(waiting)
+        try:
+            while not awaited.done():
+                done, _ = await asyncio.wait({awaited, *self._open}, return_when=asyncio.FIRST_COMPLETED)
+                for request in done & self._open:
+                    self._open.discard(request)
+                    request.result()
+            return awaited.result()
+        finally:
+            awaited.cancel()
+
+    async def __aenter__(self) -> _Rollouts:
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        for request in self._open:
+            request.cancel()
+        await asyncio.gather(*self._open, return_exceptions=True)
 
 
 _DEFAULT_MODEL = "~/models/deepseek-llm-7b-chat"

@@ -86,6 +86,20 @@ def misfits(config: Mapping[str, Any], train: int, val: int) -> list[str]:
     model_len = at(config, f"{ROLLOUT}.max_model_len")
     if model_len and model_len < a.sequence:
         found.append(f"`{ROLLOUT}.max_model_len` ({model_len}) is less than `max_prompt_length` + `max_response_length` ({a.sequence})")
+    found += _too_stale(config)
     if not val and (at(config, "trainer.test_freq") or -1) > 0:
         found.append("`trainer.test_freq` has no effect without `val_dataset`; give one, or leave the key out")
     return found
+
+
+def _too_stale(config: Mapping[str, Any]) -> list[str]:
+    """A bound on staleness that what is collected ahead would always break."""
+    if at(config, "trainer.v1.trainer_mode") != "agl_colocate_async" or at(config, "trainer.v1.sampler.max_off_policy_strategy") != "drop":
+        return []
+    bound, ahead = at(config, "trainer.v1.sampler.max_off_policy_threshold"), at(config, "trainer.v1.colocate_async.num_warmup_batches")
+    if bound is None or bound > ahead:
+        return []
+    return [
+        f"`trainer.v1.sampler.max_off_policy_threshold` ({bound}) must be more than `trainer.v1.colocate_async.num_warmup_batches` ({ahead}): groups that "
+        "are collected that far ahead would all be dropped"
+    ]

@@ -13,7 +13,7 @@ from agl.resources import Resources
 from agl.results import Group, RolloutResult
 from agl.transitions import Row
 from agl.untrained import why_untrained
-from agl_verl.advantages import Estimate
+from agl_verl.advantages import Estimate, Values
 from agl_verl.weights import Weigh
 
 
@@ -112,6 +112,17 @@ def make_batch(groups: Sequence[Group], estimate: Estimate, weigh: Weigh, limits
     )
 
 
+def unweighted(groups: Sequence[Group], limits: Limits) -> tuple[Sample, ...]:
+    """The rows that fit, without advantages and weights: what VERL's queue has of them before a step takes them."""
+
+    def no_advantage(values: Values, tokens: Sequence[Sequence[int]]) -> list[list[float]]:
+        return [[0.0] * len(group) for group in values]
+
+    if not any(result.rows() for group in groups for result in group.results):
+        return ()
+    return make_batch(groups, no_advantage, lambda tokens: dict.fromkeys(tokens, 0.0), limits).samples
+
+
 def _misfit(row: Row, limits: Limits) -> str | None:
     """Why a row cannot enter the batch: what does not fit is left out whole, never cut."""
     first = row.mask.index(True)
@@ -145,8 +156,13 @@ def _sample(group: int, rollout: int, index: int, row: Row, advantages: tuple[fl
     )
 
 
-def validation_samples(results: Sequence[RolloutResult]) -> tuple[Sample, ...]:
-    """One row for each task with a reward: its last call, which VERL shows, and the reward, which VERL averages. Nothing is learned from it."""
+def validation_samples(results: Sequence[RolloutResult], n: int = 1) -> tuple[Sample, ...]:
+    """One row for each rollout with a reward: its last call, which VERL shows, and the reward, which VERL averages. Nothing is learned from it.
+
+    Args:
+        results: of all tasks, those of one task after each other.
+        n: rollouts of each task.
+    """
     found = []
     for place, result in enumerate(results):
         if result.reward is None:
@@ -156,8 +172,8 @@ def validation_samples(results: Sequence[RolloutResult]) -> tuple[Sample, ...]:
         zeros = (0.0,) * len(response)
         found.append(
             Sample(
-                group=place,
-                rollout=0,
+                group=place // n,
+                rollout=place % n,
                 index=0,
                 prompt_ids=prompt,
                 response_ids=response,

@@ -15,6 +15,7 @@ from agl_verl.keys import at
 
 VLLM = "0.24."
 """VERL 0.9.1 is made for this series (its extra `vllm`)."""
+FLASH = "flash_attention_2"
 CONNECT_SECONDS = 5.0
 
 
@@ -34,6 +35,7 @@ def problems(config: Any, *, train: int, val: int) -> list[str]:
         lambda: check_versions(plain),
         lambda: check_ray(plain),
         lambda: check_devices(plain),
+        lambda: check_attention(plain),
         lambda: check_model(plain),
     ]
     found += [said for check in checks if (said := _said(check)) is not None]
@@ -126,6 +128,16 @@ def check_devices(config: Mapping[str, Any]) -> None:
         raise ConfigError("VERL needs a GPU and this machine has none that torch can use; `agl.GRPO(model)` trains on a CPU")
     if asked > here:
         raise ConfigError(f"`trainer.n_gpus_per_node` is {asked}, and this machine has {here}; VERL's default is 8")
+
+
+def check_attention(config: Mapping[str, Any]) -> None:
+    """The attention that the model is loaded with is installed; VERL asks for flash-attn unless told."""
+    asked = (at(config, "actor_rollout_ref.model.override_config") or {}).get("attn_implementation", FLASH)
+    if at(config, "trainer.device") == "cuda" and asked == FLASH and _version("flash_attn") is None:
+        raise ConfigError(
+            "VERL loads models with flash-attn, which is not installed: set `actor_rollout_ref.model.override_config.attn_implementation: sdpa`, or "
+            "install flash-attn, which PyPI has as source"
+        )
 
 
 def check_model(config: Mapping[str, Any]) -> None:

@@ -17,8 +17,17 @@ from agl_verl.weights import DEFAULT, weigher
 SUPPORTED = "verl>=0.9.1,<0.10"
 INSTALL = 'with an NVIDIA driver for CUDA 13 `pip install "agl-verl[vllm]"`, else see docs/from-laptop-to-cluster.md'
 ENGINES = {"dp", "megatron", "veomni", "torchtitan"}
-LOSSES = ("vanilla", "gspo", "cispo", "gpg", "dppo_tv", "dppo_kl")
-"""Policy losses that a weight per rollout can be put into: those in proportion to the advantage, added up by `loss_agg_mode`."""
+LOSSES = ("vanilla", "gspo", "sapo", "cispo", "gpg", "dppo_tv", "dppo_kl")
+"""Policy losses that a weight per rollout can be put into: those in proportion to the advantage, added up over the whole optimiser step."""
+REFUSED_LOSSES = {
+    "dro": "its quadratic penalty is not in proportion to the advantage, which carries the rollout's weight",
+    "geo_mean": "it averages over the rows of a micro-batch, so that a rollout would count by how it was cut",
+    "clip_cov": "it picks tokens by the size of their advantage, which carries the rollout's weight",
+    "kl_cov": "it picks tokens by the size of their advantage, which carries the rollout's weight",
+    "bypass_mode": "say `algorithm.rollout_correction.bypass_mode: True`",
+}
+MODES = {"sync": "agl_sync", "colocate_async": "agl_colocate_async"}
+"""VERL's trainer modes, and AGL's trainers for them."""
 MODEL = "policy"
 """Name under which agents call the policy."""
 PARSERS = {"hermes": "hermes", "qwen3_coder": "qwen3_coder", "gpt-oss": "openai", "llama3_json": "llama3_json"}
@@ -81,7 +90,7 @@ def compose_config(given: Mapping[str, Any], defaults: Mapping[str, Any] | None 
         raise ConfigError(f"`model_engine` can be one of {sorted(ENGINES)}, given was {engine!r}")
     base = verl_defaults(engine) if defaults is None else dict(defaults)
     check_keys(own, base, _fields)
-    config = merged(merged(merged(base, nested(CHOSEN)), nested(_served(own))), own)
+    config = merged(merged(merged(base, nested({**CHOSEN, **_corrected(own)})), nested(_served(own))), own)
     _check_values(config)
     return config
 
@@ -94,6 +103,12 @@ def _served(given: Mapping[str, Any]) -> dict[str, Any]:
     if parser := PARSERS.get(at(given, "actor_rollout_ref.rollout.multi_turn.format")):
         found |= {"enable_auto_tool_choice": True, "tool_call_parser": parser}
     return {f"actor_rollout_ref.rollout.engine_kwargs.vllm.{name}": value for name, value in found.items()}
+
+
+def _corrected(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Truncated importance weights of tokens (TIS) where older weights sample than learn: without them nothing corrects for it."""
+    ahead = at(given, "trainer.v1.trainer_mode") not in (None, "sync")
+    return {"algorithm.rollout_correction.rollout_is": "token"} if ahead else {}
 
 
 def _fields(target: str) -> Mapping[str, Any]:
@@ -117,24 +132,30 @@ def _check_values(config: Mapping[str, Any]) -> None:
     weigher(at(config, "actor_rollout_ref.actor.loss_agg_mode"), at(config, "actor_rollout_ref.actor.loss_scale_factor"))
     loss = at(config, "actor_rollout_ref.actor.policy_loss.loss_mode") or "vanilla"
     if loss not in LOSSES:
-        raise ConfigError(
-            f"`actor_rollout_ref.actor.policy_loss.loss_mode` can be one of {list(LOSSES)}, given was {loss!r}: other losses of VERL are not in "
-            "proportion to the advantage or add up rows, so that a rollout would count by how it was cut"
-        )
+        why = REFUSED_LOSSES.get(loss, "it is not known that a rollout's weight can be put into it")
+        raise ConfigError(f"`actor_rollout_ref.actor.policy_loss.loss_mode` can be one of {list(LOSSES)}, given was {loss!r}: {why}")
     if at(config, "algorithm.use_kl_in_reward"):
         raise ConfigError(
             "`algorithm.use_kl_in_reward` changes rewards of tokens, an agent's rollout has one; say `actor.use_kl_loss: True`"
         )
-    if (mode := at(config, "trainer.v1.trainer_mode")) not in ("sync", None):
-        raise ConfigError(f"`trainer.v1.trainer_mode` can be `sync` so far, given was {mode!r}")
-    if at(config, "algorithm.filter_groups.enable"):
+    if (mode := at(config, "trainer.v1.trainer_mode")) not in MODES:
         raise ConfigError(
-            "`algorithm.filter_groups.enable` is not supported so far; groups without spread have advantage 0 and teach nothing"
+            f"`trainer.v1.trainer_mode` can be one of {list(MODES)}, given was {mode!r}: `separate_async` changes weights while calls are on their way, "
+            "and no agent's client can go on with half an answer"
+        )
+    if at(config, "algorithm.filter_groups.enable") and (metric := at(config, "algorithm.filter_groups.metric")) != "reward":
+        raise ConfigError(f"`algorithm.filter_groups.metric` can be `reward`, a rollout's final one, given was {metric!r}")
+    if at(config, "algorithm.filter_groups.max_num_gen_batches"):
+        raise ConfigError(
+            "`algorithm.filter_groups.max_num_gen_batches` has no effect in VERL's V1 trainer: `max_inflight_gen_batches` bounds it"
         )
     if at(config, "algorithm.gamma") != 1.0:
         raise ConfigError('`algorithm.gamma` must be 1.0: `Trainer(adapter={"credit": "discounted", …})` discounts over calls')
-    if at(config, "actor_rollout_ref.rollout.val_kwargs.n") not in (1, None):
-        raise ConfigError("`actor_rollout_ref.rollout.val_kwargs.n` must be 1: a validation runs the agent once on each task")
+    val = at(config, "actor_rollout_ref.rollout.val_kwargs")
+    if (val.get("n") or 1) > 1 and not val.get("do_sample"):
+        raise ConfigError(
+            f"`actor_rollout_ref.rollout.val_kwargs.n` is {val['n']} and all of them would be the same greedy answer; say `val_kwargs.do_sample: True`"
+        )
 
 
 def run_config(config: Mapping[str, Any], *, train: int, val: int, seed: int, folder: Path, resume: str | None) -> dict[str, Any]:
@@ -154,7 +175,7 @@ def run_config(config: Mapping[str, Any], *, train: int, val: int, seed: int, fo
         "data.custom_cls.path": "pkg://agl_verl.dataset",
         "data.custom_cls.name": "TaskIndices",
         "trainer.use_v1": True,
-        "trainer.v1.trainer_mode": "agl_sync",
+        "trainer.v1.trainer_mode": MODES[at(config, "trainer.v1.trainer_mode")],
         "trainer.resume_mode": "resume_path" if resume else "disable",
         "trainer.resume_from_path": resume,
         "actor_rollout_ref.rollout.agent.agent_loop_manager_class": "agl_verl.manager.AglManager",
@@ -163,6 +184,8 @@ def run_config(config: Mapping[str, Any], *, train: int, val: int, seed: int, fo
         "actor_rollout_ref.actor.loss_agg_mode": "token-mean",
         "reward.num_workers": 1,
     }
+    if at(config, "algorithm.filter_groups.enable"):
+        own["trainer.v1.sampler.sync_refill_failed_groups"] = True
     if at(config, "data.seed") is None:
         own["data.seed"] = seed
     if not _named(config, "trainer.default_local_dir"):

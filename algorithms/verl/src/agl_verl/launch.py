@@ -29,7 +29,6 @@ class Launched:
         self._runner: Any = None
         self._own_ray = False
         self._running: asyncio.Future[None] | None = None
-        self._number = 0
 
     async def start(self) -> None:
         """Start Ray where none is reached yet, and VERL in it.
@@ -47,8 +46,8 @@ class Launched:
             self._raise()
         self._mailbox, self._runner = up.result()
 
-    async def take(self) -> Message:
-        """VERL's next message.
+    async def take(self) -> tuple[int, Message]:
+        """VERL's next message, with the number to answer it by.
 
         Raises:
             EngineError: VERL ended, with the last line of its error.
@@ -59,14 +58,14 @@ class Launched:
         if not message.done():
             message.cancel()
             self._raise()
-        self._number, found = message.result()
+        number, found = message.result()
         if isinstance(found, Failed):
             raise EngineError(f"VERL ended: {found.error.strip().splitlines()[-1]}\n{found.error}")
-        return found
+        return number, found
 
-    async def answer(self, value: Any = None) -> None:
-        """Answer the message that was taken last."""
-        await self._mailbox.answer.remote(self._number, value)
+    async def answer(self, number: int, value: Any = None) -> None:
+        """Answer the message of that number."""
+        await self._mailbox.answer.remote(number, value)
 
     async def say(self, word: str) -> None:
         """Let VERL go on where it waits for that word."""

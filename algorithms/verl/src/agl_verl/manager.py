@@ -30,8 +30,8 @@ class AglManager:
 
     def __init__(self, config: Any) -> None:
         self.config = config
-        self.samples: dict[str, Sample] = {}
-        """Rows that were put into the queue, by key, for the trainer in this process."""
+        self.streams = config.trainer.v1.trainer_mode not in ("sync", "agl_sync") or config.algorithm.filter_groups.enable
+        """Whether each group is a request of its own, finished as soon as its own rollouts are."""
 
     @classmethod
     def create(cls, config: Any, **given: Any) -> AglManager:
@@ -41,11 +41,25 @@ class AglManager:
     def generate_sequences(self, prompts: Any) -> None:
         """Have the rollouts of a batch of prompts run; returns at once, and rows appear in the queue when they have ended."""
         validate = bool(prompts["validate"]) if "validate" in prompts else False
-        rollout = self.config.actor_rollout_ref.rollout
-        ask = Ask(tasks=tuple(int(i) for i in prompts["index"]), n=rollout.val_kwargs.n if validate else rollout.n, validate=validate)
         rows = [_row(prompts, place) for place in range(len(prompts))]
         partition = "val" if validate else "train"
         tq.kv_batch_put(keys=[row["uid"] for row in rows], partition_id=partition, tags=[{"status": "running"} for _ in rows])
+        indices = [int(index) for index in prompts["index"]]
+        if self.streams and not validate:
+            for index, row in zip(indices, rows, strict=True):
+                self._start([index], [row], partition)
+        else:
+            self._start(indices, rows, partition)
+
+    def _start(self, indices: Sequence[int], rows: Sequence[dict[str, Any]], partition: str) -> None:
+        validate, rollout = partition == "val", self.config.actor_rollout_ref.rollout
+        ask = Ask(
+            tasks=tuple(indices),
+            n=rollout.val_kwargs.n if validate else rollout.n,
+            validate=validate,
+            groups=tuple(row["uid"] for row in rows),
+            streamed=self.streams and not validate,
+        )
         threading.Thread(target=self._work, args=(ask, rows, partition), name="agl-rollouts", daemon=True).start()
 
     def _work(self, ask: Ask, rows: Sequence[dict[str, Any]], partition: str) -> None:
@@ -59,17 +73,22 @@ class AglManager:
             by_group[sample.group].append(sample)
         for place, row in enumerate(rows):
             self._put(row, by_group[place], partition)
-            tq.kv_put(key=row["uid"], partition_id=partition, tag={"status": "finished"})
+            # Where VERL can ask for another group in its place, one without rows is a failure.
+            status = "failure" if self.streams and partition == "train" and not by_group[place] else "finished"
+            tq.kv_put(key=row["uid"], partition_id=partition, tag={"status": status})
 
     def _put(self, row: dict[str, Any], samples: Sequence[Sample], partition: str) -> None:
         if not samples:
             return
-        keys = [f"{row['uid']}_{sample.rollout}_{sample.index}" for sample in samples]
-        if partition == "train":
-            self.samples.update(zip(keys, samples, strict=True))
+        keys = [key_of(row["uid"], sample) for sample in samples]
         tags = [_tag(sample, row["global_steps"]) for sample in samples]
         fields = [{**row, **_fields(sample)} for sample in samples]
         tq.kv_batch_put(keys=keys, fields=list_of_dict_to_tensordict(fields), tags=tags, partition_id=partition)
+
+
+def key_of(uid: str, sample: Sample) -> str:
+    """VERL's name of a row."""
+    return f"{uid}_{sample.rollout}_{sample.index}"
 
 
 @contextlib.contextmanager

@@ -27,12 +27,29 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True):
     n: int
     """Rollouts of each."""
     validate: bool
+    groups: tuple[str, ...] = ()
+    """VERL's name (`uid`) of the group of each task."""
+    streamed: bool = False
+    """One of many requests that are open at the same time, of which a step takes some."""
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
-    """The rollouts that VERL asked for."""
+    """The rollouts that VERL asked for, or those that it has chosen."""
 
     samples: tuple[Sample, ...] = ()
+
+
+class Choose(msgspec.Struct, frozen=True, kw_only=True):
+    """VERL has chosen what its step learns from; the answer is an `Answer` with advantages and weights, its groups in the order given here."""
+
+    groups: tuple[str, ...]
+    """By their names, those with rows in the batch."""
+    kept: frozenset[str] = frozenset()
+    """Other groups that a later step may take."""
+
+
+class Pause(msgspec.Struct, frozen=True, kw_only=True):
+    """VERL is about to learn while rollouts run: answered when no call is on its way, and new ones wait until `StepEnded`."""
 
 
 class StepEnded(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,7 +72,7 @@ class Failed(msgspec.Struct, frozen=True, kw_only=True):
     """Its traceback."""
 
 
-Message = Ready | Ask | StepEnded | Finished | Failed
+Message = Ready | Ask | Choose | Pause | StepEnded | Finished | Failed
 GO, STOP = "go", "stop"
 """Words that VERL's process waits for."""
 

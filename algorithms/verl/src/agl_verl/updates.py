@@ -11,6 +11,9 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
+OVER_ROWS = ("sapo",)
+"""Losses that VERL adds up as the mean over rows of the mean over their tokens, whatever `loss_agg_mode` says."""
+
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """Where each row goes."""
@@ -48,7 +51,7 @@ def plan_updates(sizes: Mapping[str, Sequence[tuple[int, int]]], parts: int, ran
     return Plan(order=tuple(order), step_rows=ranks * per_rank, part={index: p for p, part in enumerate(dealt) for index, _ in part})
 
 
-def step_factors(tokens: Mapping[str, int], part_of: Mapping[str, int]) -> dict[str, float]:
+def step_factors(tokens: Mapping[str, int], part_of: Mapping[str, int], *, by_row: int | None = None) -> dict[str, float]:
     """By row, the factor between a token's weight in the whole step's loss and what VERL is given.
 
     VERL averages over the trained tokens of an optimiser step. Times those tokens, that is a sum; times the number of optimiser steps, each
@@ -57,7 +60,10 @@ def step_factors(tokens: Mapping[str, int], part_of: Mapping[str, int]) -> dict[
     Args:
         tokens: trained tokens of each row.
         part_of: the optimiser step of each row.
+        by_row: rows of an optimiser step, where VERL averages over a row's tokens first and then over rows.
     """
+    if by_row is not None:
+        return {name: float(len({*part_of.values()}) * by_row * tokens[name]) for name in part_of}
     sums: Counter[int] = Counter()
     for name, part in part_of.items():
         sums[part] += tokens[name]

@@ -15,9 +15,10 @@ import agl
 from agl.errors import ConfigError
 from agl_grpo.advantages import grpo, rloo
 from agl_verl.advantages import ESTIMATORS, WITHIN_GROUPS, estimator
-from agl_verl.configuration import LOSSES, changed, compose_config, verl_defaults
+from agl_verl.configuration import LOSSES, REFUSED_LOSSES, changed, compose_config, verl_defaults
 from agl_verl.keys import OPEN, OWNED, at, nested
 from agl_verl.plan import facts
+from agl_verl.updates import OVER_ROWS, step_factors
 
 ROOT = Path(__file__).resolve().parents[4]
 MODEL = ROOT / "examples" / "sql_agent" / "model"
@@ -180,3 +181,54 @@ def test_the_run_on_a_cpu_has_no_problem_by_agls_checks_and_verls() -> None:
 def test_sections_may_be_options_by_name_as_settings_give_them() -> None:
     given = {"actor_rollout_ref": {"model": {"path": str(MODEL)}}, "data": {"train_batch_size": 8}}
     assert agl.VERL(**given).verl == agl.VERL(given).verl
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_rollouts_weight_reaches_each_loss_of_verl_exactly(name: str, parts: int) -> None:
+    """The mean over optimiser steps of what VERL computes is the sum over all tokens of weight times the loss of that token."""
+    import torch
+    from verl.trainer.ppo.core_algos import get_policy_loss_fn
+    from verl.workers.config import FSDPActorConfig
+
+    draw = torch.Generator().manual_seed(parts)
+    lengths = [3, 7, 1, 5, 4, 6]
+    rows = [(torch.randn(n, generator=draw), -torch.rand(n, generator=draw), 0.3 * torch.randn(n, generator=draw)) for n in lengths]
+    weights = torch.rand(len(rows), generator=draw)
+    part_of = {str(index): index % parts for index in range(len(rows))}
+    # Half of the places of a step are VERL's padding: rows of one masked token.
+    step_rows = 2 * len(rows) // parts
+    factors = step_factors(dict(zip(part_of, lengths, strict=True)), part_of, by_row=step_rows if name in OVER_ROWS else None)
+    config = FSDPActorConfig(strategy="fsdp", rollout_n=4, use_dynamic_bsz=True, clip_ratio_c=3.0)
+
+    def loss(chosen: list[int], scale: list[float], tokens: int, count: int) -> torch.Tensor:
+        width = max(lengths)
+        advantages, old, new = torch.zeros(3, len(chosen), width).unbind(0)
+        mask = torch.zeros(len(chosen), width, dtype=torch.bool)
+        for place, (index, factor) in enumerate(zip(chosen, scale, strict=True)):
+            given, probability, moved = rows[index]
+            advantages[place, : len(given)] = given * factor
+            old[place, : len(given)] = probability
+            new[place, : len(given)] = probability + moved
+            mask[place, : len(given)] = True
+        config.global_batch_info.update(dp_size=1, batch_num_tokens=tokens, global_batch_size=count, loss_scale_factor=None)
+        found, _ = get_policy_loss_fn(name)(
+            old_log_prob=old, log_prob=new, advantages=advantages, response_mask=mask, loss_agg_mode="token-mean", config=config
+        )
+        return found
+
+    steps = []
+    for part in range(parts):
+        mine = [index for index in range(len(rows)) if part_of[str(index)] == part]
+        tokens = sum(lengths[index] for index in mine)
+        # In two micro-batches, as VERL adds them up.
+        halves = mine[: len(mine) // 2], mine[len(mine) // 2 :]
+        steps.append(sum(loss(half, [weights[i].item() * factors[str(i)] for i in half], tokens, step_rows) for half in halves))
+    whole = sum(weights[i] * lengths[i] * loss([i], [1.0], lengths[i], 1) for i in range(len(rows)))
+    assert (sum(steps) / parts).item() == pytest.approx(whole.item(), rel=1e-5, abs=1e-5)
+
+
+def test_refused_losses_are_names_of_verl_too() -> None:
+    from verl.trainer.ppo import core_algos
+
+    assert {*LOSSES, *REFUSED_LOSSES} == {*core_algos.POLICY_LOSS_REGISTRY}

@@ -1,6 +1,6 @@
 """Trains the SQL agent through VERL on a CPU: what the tests start as a process of its own.
 
-python train.py FOLDER [--steps 3] [--resume]
+python train.py FOLDER [--steps 3] [--resume] [--ahead]
 """
 
 from __future__ import annotations
@@ -25,10 +25,16 @@ ENVIRONMENT = {
     "RAY_AUTH_MODE": "disabled",
     "HYDRA_FULL_ERROR": "1",
 }
-os.environ.update(ENVIRONMENT)
-sys.path[:0] = [str(HERE), str(ROOT / "examples" / "sql_agent")]
 
-
+AHEAD = {
+    "algorithm": {"filter_groups": {"enable": True}},
+    "rollout": {"val_kwargs": {"n": 2, "do_sample": True, "temperature": 1.0}},
+    "trainer": {
+        "v1": {"trainer_mode": "colocate_async", "sampler": {"max_off_policy_threshold": 2, "max_off_policy_strategy": "wait"}},
+    },
+}
+"""Rollouts that go on over changes of weights, at most one version old; groups without spread replaced; each validation task run twice."""
+LORA = {"model": {"lora_rank": 8, "lora": {"merge": True}}}
 OWN_RAY = {"num_cpus": 8, "num_gpus": 1, "object_store_memory": 200_000_000, "include_dashboard": False}
 
 
@@ -42,6 +48,7 @@ def config(model: Path, steps: int, **changes: Any) -> dict[str, Any]:
                 "external_lib": "agl_verl_cpu_engine",
                 "enable_gradient_checkpointing": False,
                 "override_config": {"attn_implementation": "sdpa"},
+                **changes.pop("model", {}),
             },
             "actor": {
                 "strategy": "fsdp2",
@@ -62,6 +69,7 @@ def config(model: Path, steps: int, **changes: Any) -> dict[str, Any]:
                 "tensor_model_parallel_size": 1,
                 "log_prob_max_token_len_per_gpu": 8192,
                 "free_cache_engine": False,
+                **changes.pop("rollout", {}),
             },
         },
         "trainer": {
@@ -72,6 +80,7 @@ def config(model: Path, steps: int, **changes: Any) -> dict[str, Any]:
             "test_freq": -1,
             "save_freq": 1,
             "total_training_steps": steps,
+            "logger": ["console", "tensorboard"],
             **changes.pop("trainer", {}),
         },
         "transfer_queue": {"backend": {"SimpleStorage": {"num_data_storage_units": 1}}},
@@ -82,6 +91,9 @@ def config(model: Path, steps: int, **changes: Any) -> dict[str, Any]:
 
 def main() -> None:
     """Trains by the command line's options and prints one JSON line."""
+    os.environ.update(ENVIRONMENT)
+    sys.path[:0] = [str(HERE), str(ROOT / "examples" / "sql_agent")]
+
     import agl
     from agl_verl import VERL
     from data import make_splits
@@ -92,14 +104,23 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--resume", action="store_true")
+    parser.add_argument("--ahead", action="store_true")
+    parser.add_argument("--lora", action="store_true")
     parser.add_argument("--address", help="of a Ray cluster; started for the run when none is given")
     options = parser.parse_args()
+    changes = {
+        **({"ray": {"address": options.address}} if options.address else {}),
+        **(AHEAD if options.ahead else {}),
+        **(LORA if options.lora else {}),
+    }
+    os.environ["TENSORBOARD_DIR"] = str(options.folder / "tensorboard")
     train, val, _ = make_splits(options.folder / "databases", seed=0)
     trainer = agl.Trainer(
         n_runners=8,
-        algorithm=VERL(config(EMBEDDED_MODEL, options.steps, **({"ray": {"address": options.address}} if options.address else {}))),
+        algorithm=VERL(config(EMBEDDED_MODEL, options.steps, **changes)),
         adapter={"agent_match": "write|rewrite"},
         store=options.folder / "store.sqlite",
+        trackers=[f"jsonl={options.folder / 'tracked.jsonl'}"],
         timeout=120,
     )
     agent = agl.agent(build_graph(), input=visible, reward=reward, name="sql_agent")
