@@ -10,10 +10,15 @@ from agl.errors import PluginError
 from agl.runner import AttemptRunner, ThreadExecutor
 from agl.testing.executors import ExecutorConformance
 from agl.testing.expected import checks_of, failing
+from agl.workers.process import ProcessExecutor
 
 
 class TestThreadExecutor(ExecutorConformance):
     executor = ThreadExecutor
+
+
+class TestProcessExecutor(ExecutorConformance):
+    executor = ProcessExecutor
 
 
 class ExceedsN(ThreadExecutor):

@@ -51,6 +51,8 @@ class ActiveAttempt:
         assert rollout.attempt is not None
         self.rollout = rollout
         self.attempt_id = rollout.attempt.attempt_id
+        self.directory = directory
+        """Where `folder` is; None outside a run."""
         self.resources = resources
         self.roles = roles or Roles()
         self.trace_id = new_trace_id()
@@ -72,7 +74,6 @@ class ActiveAttempt:
         self.is_secret: Callable[[str], bool] = lambda text: False
         """Whether a text holds a key that the gateway keeps to itself."""
         self.closed = False
-        self._directory = directory
         self._lock = threading.Lock()
         self._spans: list[Span] = []
         self._ended: dict[str, str | None] = {}
@@ -91,9 +92,9 @@ class ActiveAttempt:
 
     def folder(self) -> Path:
         """Folder for files of this attempt alone, within that of its run."""
-        assert self._directory is not None, "an attempt outside a run has no files"
-        self._directory.mkdir(parents=True, exist_ok=True)
-        return self._directory
+        assert self.directory is not None, "an attempt outside a run has no files"
+        self.directory.mkdir(parents=True, exist_ok=True)
+        return self.directory
 
     def claim_prompt(self, name: str) -> PromptTemplate | None:
         """A prompt template that a framework plugin puts into the agent itself; None when there is none of this name.

@@ -35,6 +35,10 @@ class ProgramError(AglError):
     """A program that is an agent ended with a failure, or could not be started."""
 
 
+class WorkerError(AglError):
+    """A worker process that runs agents died, or could not be started."""
+
+
 class EngineError(AglError):
     """The engine that serves the policy failed."""
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 class Executor(ABC):
     """Runs a run's queued rollouts: claims them from the store, and has `agl.runner.AttemptRunner` run each attempt.
 
-    The Trainer makes one for each run, and cancels `run` when the run is over.
+    The Trainer makes one for each run, and cancels `run` when the run is over. Order of the calls: `check`, `start`, `run`, `stop`.
 
     Args:
         run_id: whose rollouts it claims.
@@ -42,6 +42,24 @@ class Executor(ABC):
     ) -> None:
         self.run_id, self.agent, self.store, self.gateway, self.plugins = run_id, agent, store, gateway, plugins
         self.n_runners, self.failure_reward = n_runners, failure_reward
+
+    @classmethod  # noqa: B027 (to have nothing to refuse is fine)
+    def check(cls, agent: BoundAgent, plugins: Plugins) -> None:
+        """Refuse what this executor cannot run. The Trainer asks before anything starts; a driver may leave it out.
+
+        Raises:
+            ConfigError: the agent or a plugin cannot be run by it, or the machines that it needs cannot be reached.
+        """
+
+    async def start(self) -> None:  # noqa: B027
+        """Be ready to run the agent; the Trainer waits for it before the algorithm starts. A driver may leave it out.
+
+        Raises:
+            ConfigError: it cannot.
+        """
+
+    async def stop(self) -> None:  # noqa: B027
+        """Let go of what `start` and `run` took; called once, when `run` has ended, also where it never began. A driver may leave it out."""
 
     @abstractmethod
     async def run(self) -> None:

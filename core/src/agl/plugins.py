@@ -36,6 +36,8 @@ from agl.transitions import Transition
 
 log = logging.getLogger("agl")
 
+INSIDE = ("agl_adapt_agent", "agl_trace_rollout", "agl_inject_resources", "agl_callback_handler")
+"""Hooks that are called where the agent runs."""
 OBSERVER_SECONDS = 30.0
 """How long an asynchronous observer may take."""
 
@@ -60,11 +62,13 @@ class Plugins:
         self._calls: dict[str, list[tuple[str, Callable[..., Any]]]] = {}
         self._manager = pluggy.PluginManager(hookspecs.PROJECT)
         self._manager.add_hookspecs(hookspecs)
+        self.discovers = discover
+        self._given = list(extra)
         self._settings = read_settings().plugins if discover else None
         if self._settings is not None:
             self._load_all(self._settings.order)
         # pluggy calls what was registered last first.
-        for plugin in reversed(list(extra)):
+        for plugin in reversed(self._given):
             if self._manager.is_registered(plugin):  # an installed one, given again
                 continue
             name = getattr(plugin, "__name__", None) or getattr(plugin, "name", None) or type(plugin).__name__
@@ -119,6 +123,12 @@ class Plugins:
     def implementations(self) -> dict[str, list[str]]:
         """Every hook with the names of the plugins that implement it, in call order."""
         return {hook: [name for name, _ in self._implementations(hook)] for hook in SPECS}
+
+    def given_inside(self) -> list[tuple[str, Any]]:
+        """Name and object of the plugins given in code that act inside an attempt, in call order."""
+        found = [(self._manager.get_name(plugin) or "", plugin) for plugin in self._given]
+        inside = {name for hook in INSIDE for name, _ in self._implementations(hook)}
+        return [(name, plugin) for name, plugin in found if name in inside]
 
     # Decision hooks.
 

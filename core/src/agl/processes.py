@@ -51,7 +51,7 @@ async def run_process(
     """
     ready()
     with stdin.open("rb") as given, contextlib.closing(_Kept(stdout)) as out, contextlib.closing(_Kept(stderr)) as err:
-        process = await _started(
+        process = await started(
             asyncio.create_subprocess_exec(
                 *arguments, env=environment, cwd=folder, stdin=given, stdout=out.write_end, stderr=err.write_end, start_new_session=True
             )
@@ -66,14 +66,14 @@ async def run_process(
     return Ended(exit_code=process.returncode, stdout=_text(stdout), stderr=_text(stderr))
 
 
-async def _started(starting: Coroutine[Any, Any, asyncio.subprocess.Process]) -> asyncio.subprocess.Process:
+async def started(starting: Coroutine[Any, Any, asyncio.subprocess.Process]) -> asyncio.subprocess.Process:
     """The process; where the caller is cancelled meanwhile, none is left."""
     start = asyncio.ensure_future(starting)
     try:
         return await asyncio.shield(start)
     except asyncio.CancelledError:
         process = await start
-        _signal_group(process.pid, signal.SIGKILL)
+        signal_group(process.pid, signal.SIGKILL)
         await process.wait()
         raise
 
@@ -86,15 +86,16 @@ async def _ended(process: asyncio.subprocess.Process) -> None:
         finally:
             try:
                 if process.returncode is None:
-                    _signal_group(process.pid, signal.SIGTERM)
+                    signal_group(process.pid, signal.SIGTERM)
                     with contextlib.suppress(TimeoutError):
                         await asyncio.wait_for(process.wait(), GRACE_SECONDS)
             finally:
-                _signal_group(process.pid, signal.SIGKILL)
+                signal_group(process.pid, signal.SIGKILL)
             await process.wait()
 
 
-def _signal_group(group: int, number: signal.Signals) -> None:
+def signal_group(group: int, number: signal.Signals) -> None:
+    """Send a signal to a process group, if anybody of it is left."""
     with contextlib.suppress(ProcessLookupError, PermissionError):  # nobody is left, or only what the system is about to remove
         os.killpg(group, number)
 

@@ -14,17 +14,16 @@ import os
 import socket
 import threading
 import time
-import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any, cast
 
 import msgspec
 
 from agl.agents import AgentAdapter, AgentSpec, call
 from agl.context import ActiveAttempt, entered
-from agl.errors import ConfigError, PluginError, ProgramError, RewardError, StoreError
+from agl.endings import as_json, place_of, stopped_from_outside, traceback_of
+from agl.errors import ConfigError, PluginError, RewardError, StoreError, WorkerError
 from agl.executors import Executor
 from agl.plugins import Plugins
 from agl.prompting import USED_PROMPTS
@@ -41,8 +40,8 @@ log = logging.getLogger("agl")
 HEARTBEAT_SECONDS = 10.0
 SECRET_LENGTH = 8
 """Characters from which on a key is taken for one: servers that want none are given words such as `EMPTY`."""
-OUTPUT_LIMIT = 20_000
-"""Characters kept of an agent's output."""
+Run = Callable[[], Awaitable[tuple[Any, list[Reward]]]]
+"""Runs the agent on one attempt: the output, and the rewards that the agent or its reward function gives."""
 
 
 class BoundAgent:
@@ -53,16 +52,26 @@ class BoundAgent:
         plugins: one of them recognises it.
         roles: what is done with the calls of its roles.
         takes_rewards: whether rewards from the agent's side count.
+        judges_itself: whether the agent gives its own reward, where that is known from elsewhere.
     """
 
-    def __init__(self, agent: Any, plugins: Plugins, roles: Roles | None = None, *, takes_rewards: bool = True) -> None:
+    def __init__(
+        self,
+        agent: Any,
+        plugins: Plugins,
+        roles: Roles | None = None,
+        *,
+        takes_rewards: bool = True,
+        judges_itself: bool | None = None,
+    ) -> None:
         self.roles, self.takes_rewards = roles or Roles(), takes_rewards
         self.spec = agent if isinstance(agent, AgentSpec) else AgentSpec(agent)
         self.adapter: AgentAdapter = plugins.adapt_agent(self.spec.agent)
         if self.adapter.returns_reward and self.spec.reward is not None:
             raise ConfigError(f"`{self.adapter.name}` returns its reward itself; give `reward=` only for agents that do not")
-        self._judges_itself = self.adapter.judges_itself and self.spec.reward is None and not (plugins.judges() or plugins.compares())
-        if self._judges_itself and not takes_rewards:
+        alone = self.adapter.judges_itself and self.spec.reward is None and not (plugins.judges() or plugins.compares())
+        self.judges_itself = alone if judges_itself is None else judges_itself
+        if self.judges_itself and not takes_rewards:
             raise ConfigError(
                 f'`{self.adapter.name}` would have no reward: this run takes none from the agent\'s side (`agent_rewards="refuse"`); '
                 "give `reward=` with the agent, or judges (`rewards=[…]`)"
@@ -75,7 +84,7 @@ class BoundAgent:
             ConfigError: the task lacks what is needed.
         """
         if self.spec.input is None:
-            if self.adapter.returns_reward or self._judges_itself:  # the user's own code, which decides itself what to pass on
+            if self.adapter.returns_reward or self.judges_itself:  # the user's own code, which decides itself what to pass on
                 return task
             if "input" not in task:
                 raise ConfigError(
@@ -96,7 +105,7 @@ class BoundAgent:
             return given, _returned(given)
         output = given if self.spec.output is None else self.spec.output(given)
         if self.spec.reward is None:
-            own = self.adapter.own_reward(given) if self._judges_itself else None
+            own = self.adapter.own_reward(given) if self.judges_itself else None
             return output, [] if own is None else [own]
         judged = await call(self.spec.reward, rollout.task.data, output)
         return output, _returned(judged) if isinstance(judged, Mapping) else [make_reward(judged, source="returned")]
@@ -231,28 +240,33 @@ class AttemptRunner:
             self._resources[version] = await self._store.resources(self._run_id, version)
         return self._resources[version]
 
+    @contextlib.asynccontextmanager
+    async def place(self, attempt: ActiveAttempt) -> AsyncGenerator[Run]:
+        """Where the agent runs: this process, with the plugins open. What must be ready before the attempt's time begins is made ready here."""
+        with entered(attempt), self._plugins.opened(attempt):
+            yield lambda: self._agent.run(attempt.rollout, attempt.resources)
+
     async def _outcome(self, attempt: ActiveAttempt) -> _Outcome:
         rollout, rewards, output = attempt.rollout, [], None
         deadline = asyncio.timeout(rollout.timeout)
         try:
-            with entered(attempt), self._plugins.opened(attempt):
-                async with deadline:
-                    output, rewards = await self._agent.run(rollout, attempt.resources)
+            async with self.place(attempt) as run, deadline:
+                output, rewards = await run()
         except PluginError:
             raise
         except RewardError as error:
             return _Outcome(AttemptStatus.FAILED, Failure.REWARD, str(error))
         except BaseException as error:  # an agent may raise anything, SystemExit among it: its attempt fails, the run goes on
-            if _stopped_from_outside(error):
+            if stopped_from_outside(error):
                 return _STOPPED
             if deadline.expired():
                 message = f"the agent did not end within {rollout.timeout:g} s"
-                return _Outcome(AttemptStatus.TIMEOUT, Failure.TIMEOUT, _where(error) + message)
-            failure = Failure.INFRASTRUCTURE if attempt.infrastructure_error else Failure.AGENT
-            return _Outcome(AttemptStatus.FAILED, failure, _traceback(error))
+                return _Outcome(AttemptStatus.TIMEOUT, Failure.TIMEOUT, place_of(error) + message)
+            failure = Failure.INFRASTRUCTURE if attempt.infrastructure_error or isinstance(error, WorkerError) else Failure.AGENT
+            return _Outcome(AttemptStatus.FAILED, failure, traceback_of(error))
         if attempt.infrastructure_error:  # the agent hid it, yet what it returned says nothing of the agent
             return _Outcome(AttemptStatus.FAILED, Failure.INFRASTRUCTURE, attempt.infrastructure_error)
-        return _Outcome(AttemptStatus.SUCCEEDED, None, None, output=_json(output), rewards=rewards)
+        return _Outcome(AttemptStatus.SUCCEEDED, None, None, output=as_json(output), rewards=rewards)
 
     async def _end(self, attempt: ActiveAttempt, outcome: _Outcome, started: float) -> None:
         assert attempt.rollout.attempt is not None
@@ -269,7 +283,7 @@ class AttemptRunner:
                 rewards += [item for item in judged_by if isinstance(item, Reward)]
                 missing = [missing_span(result, item) for item in judged_by if not isinstance(item, Reward)]
             except asyncio.CancelledError as error:
-                if not _stopped_from_outside(error):
+                if not stopped_from_outside(error):
                     raise
                 outcome = _STOPPED
         outcome, rewards = self._settled(attempt.rollout, outcome, rewards)
@@ -360,45 +374,3 @@ class _Outcome(msgspec.Struct, kw_only=False):
 
 
 _STOPPED = _Outcome(AttemptStatus.CANCELLED, Failure.CANCELLED, "stopped from outside", cancelled=True)
-
-
-def _stopped_from_outside(error: BaseException) -> bool:
-    """Whether the runner was told to stop, rather than that the agent's own code raised a CancelledError."""
-    task = asyncio.current_task()
-    return isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling() > 0
-
-
-def _traceback(error: BaseException) -> str:
-    """The traceback from the user's or the framework's first frame on; the whole one when AGL's own code raised."""
-    if isinstance(error, ProgramError):  # its failure is the program's, which has said why
-        return str(error)
-    return "".join(traceback.format_exception(type(error), error, _users_part(error) or error.__traceback__))
-
-
-def _where(error: BaseException) -> str:
-    """Where an agent was when its time was over; empty when it hangs in a thread, which cannot be asked."""
-    inner = error.__cause__ if isinstance(error, TimeoutError) and error.__cause__ is not None else error
-    frames = traceback.format_tb(_users_part(inner))
-    return "The agent was here (most recent call last):\n" + "".join(frames) if frames else ""
-
-
-def _users_part(error: BaseException) -> TracebackType | None:
-    frame = error.__traceback__
-    while frame is not None and _is_own(frame.tb_frame.f_globals.get("__name__", "")):
-        frame = frame.tb_next
-    return frame
-
-
-def _is_own(module: str) -> bool:
-    package = module.partition(".")[0]
-    return package in ("agl", "asyncio", "concurrent") or package.startswith("agl_")
-
-
-def _json(value: Any) -> Any:
-    """A value as JSON, its text where JSON cannot hold it."""
-    hook: Callable[[Any], Any] = str
-    try:
-        encoded = msgspec.json.encode(value, enc_hook=hook)
-        return msgspec.json.decode(encoded) if len(encoded) <= OUTPUT_LIMIT else encoded[:OUTPUT_LIMIT].decode(errors="ignore")
-    except (TypeError, ValueError, RecursionError):
-        return repr(value)[:OUTPUT_LIMIT]

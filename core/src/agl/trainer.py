@@ -383,6 +383,7 @@ class Trainer:
     def _bind(self, agent: Any, datasets: dict[str, Any]) -> tuple[BoundAgent, Any]:
         """The agent with its adapter, and its prompts; checked on the first task of each dataset."""
         bound = BoundAgent(agent, self.plugins, self.roles, takes_rewards=self.takes_rewards)
+        self.executor.check(bound, self.plugins)
         prompts = self.plugins.prompts(bound.spec.agent)
         check_prompts(self.initial_resources, self.roles, prompts)
         for name, tasks in datasets.items():
@@ -417,15 +418,6 @@ class Trainer:
             await trackers.tell("run_started", tracked)
             await gateway.start()
             stack.push_async_callback(gateway.stop)
-            values = dict(self.initial_resources)
-            run.resources = run.resources.replace(values)
-            if learner is not None:
-                stack.push_async_callback(learner.stop)
-                started = await learner.start(run)
-                values = {**started, **{name: value for name, value in values.items() if name not in started}}
-            check_prompts(values, self.roles, prompts)
-            self.roles.check(Resources(version=0, values=values).llms())
-            await run.publish(metrics=None, **values)
             executor = self.executor(
                 run_id=run.id,
                 agent=bound,
@@ -435,6 +427,17 @@ class Trainer:
                 n_runners=self.n_runners,
                 failure_reward=self.failure_reward,
             )
+            stack.push_async_callback(executor.stop)
+            await executor.start()
+            values = dict(self.initial_resources)
+            run.resources = run.resources.replace(values)
+            if learner is not None:
+                stack.push_async_callback(learner.stop)
+                started = await learner.start(run)
+                values = {**started, **{name: value for name, value in values.items() if name not in started}}
+            check_prompts(values, self.roles, prompts)
+            self.roles.check(Resources(version=0, values=values).llms())
+            await run.publish(metrics=None, **values)
             work = asyncio.ensure_future(executor.run())
             stack.push_async_callback(_end, work)
             stack.push_async_callback(store.cancel, run.id)
