@@ -1,15 +1,17 @@
-"""One run of VERL for all tests here: three steps, killed after the second one's checkpoint, and resumed to four."""
+"""Runs of VERL for the tests here: four steps, killed after the second one's checkpoint and resumed; one that collects ahead; the article's script."""
 
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -50,22 +52,38 @@ def checkpoints(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.glob("runs/*/checkpoints/step-??????"))
 
 
-def start(folder: Path, mark: str, log: Path, *options: str) -> subprocess.Popen[bytes]:
-    command = [sys.executable, str(HERE / "train.py"), str(folder), "--steps", str(STEPS), *options]
+def train(folder: Path, *options: str) -> list[str]:
+    return [str(HERE / "train.py"), str(folder), "--steps", str(STEPS), *options]
+
+
+def start(command: Sequence[str], mark: str, log: Path, **environment: str) -> subprocess.Popen[bytes]:
+    variables = {**os.environ, **environment, MARK: mark}
     return subprocess.Popen(
-        command, stdout=log.open("wb"), stderr=subprocess.STDOUT, env={**os.environ, MARK: mark}, start_new_session=True
+        [sys.executable, *command], stdout=log.open("wb"), stderr=subprocess.STDOUT, env=variables, start_new_session=True
     )
 
 
-def started(folder: Path, mark: str, log: Path, *options: str) -> subprocess.Popen[bytes]:
+def started(command: Sequence[str], mark: str, log: Path, **environment: str) -> subprocess.Popen[bytes]:
     """A process whose Ray is up: Ray gives its own start half a minute, which a busy machine may not be able to keep."""
     for _ in range(4):
-        process = start(folder, mark, log, *options)
+        process = start(command, mark, log, **environment)
         while process.poll() is None and b"Started a local Ray instance" not in log.read_bytes():
             time.sleep(0.2)
         if process.poll() is None or b"timed out during startup" not in log.read_bytes():
             break
     return process
+
+
+def ended(command: Sequence[str], folder: Path, **environment: str) -> str:
+    """What a process said that ended well; nothing of it is left."""
+    mark, log = folder.name + str(os.getpid()), folder / "said.log"
+    try:
+        code = started(command, mark, log, **environment).wait(20 * MINUTES)
+        assert code == 0, log.read_text()[-6000:]
+        return log.read_text()
+    finally:
+        for number in processes(mark):
+            os.kill(number, signal.SIGKILL)
 
 
 def until(done: Any, process: subprocess.Popen[bytes], log: Path, minutes: float) -> None:
@@ -82,7 +100,7 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Killed]:
     folder = tmp_path_factory.mktemp("verl")
     mark, logs = folder.name + str(os.getpid()), [folder / "first.log", folder / "second.log"]
     try:
-        first = started(folder, mark, logs[0])
+        first = started(train(folder), mark, logs[0])
         until(lambda: f"step-{KILLED_AFTER:06d}" in checkpoints(folder), first, logs[0], 20)
         first.send_signal(signal.SIGKILL)
         first.wait()
@@ -90,7 +108,7 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Killed]:
         while processes(mark) and time.monotonic() < end:
             time.sleep(0.2)
         left = processes(mark)
-        second = started(folder, mark, logs[1], "--resume")
+        second = started(train(folder, "--resume"), mark, logs[1])
         code = second.wait(20 * MINUTES)
         assert code == 0, logs[1].read_text()[-6000:]
         yield Killed(folder, logs[0].read_text(), logs[1].read_text(), left)
@@ -102,8 +120,37 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Killed]:
 @pytest.fixture(scope="session")
 def lines(killed: Killed) -> list[dict[str, Any]]:
     """The run's metrics, one line per step."""
-    [path] = killed.folder.glob("runs/*/metrics.jsonl")
+    return read(killed.folder, "runs/*/metrics.jsonl")
+
+
+def read(folder: Path, name: str) -> list[dict[str, Any]]:
+    """The lines of a run's file."""
+    [path] = folder.glob(name)
     return [msgspec.json.decode(line) for line in path.read_bytes().splitlines()]
+
+
+@pytest.fixture(scope="session")
+def read_lines() -> Callable[[Path, str], list[dict[str, Any]]]:
+    return read
+
+
+@pytest.fixture(scope="session")
+def on_cpu() -> SimpleNamespace:
+    """What a script needs to train on the CPU platform: VERL's configuration and the environment; and what runs it to its end."""
+    spec = importlib.util.spec_from_file_location("agl_verl_train_on_cpu", HERE / "train.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return SimpleNamespace(config=module.config, ENVIRONMENT=module.ENVIRONMENT, ended=ended)
+
+
+@pytest.fixture(scope="session")
+def ahead(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run of three steps that collects ahead, replaces groups without spread and validates each task twice."""
+    folder = tmp_path_factory.mktemp("ahead")
+    ended([str(HERE / "train.py"), str(folder), "--steps", "3", "--ahead"], folder)
+    return folder
 
 
 @pytest.fixture(scope="session")

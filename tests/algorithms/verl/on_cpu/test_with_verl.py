@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import re
+import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -164,18 +165,20 @@ def test_the_versions_of_the_page_are_those_that_verls_metadata_asks_for() -> No
     assert f"vllm-{pin}+cu129-" in PAGE
 
 
-def test_the_run_on_a_cpu_has_no_problem_by_agls_checks_and_verls() -> None:
-    import importlib.util
-
-    place = Path(__file__).with_name("train.py")
-    spec = importlib.util.spec_from_file_location("agl_verl_train_on_cpu", place)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    found = agl.VERL(module.config(MODEL, 4)).dry_run(train=64, val=4)
+def test_the_run_on_a_cpu_has_no_problem_by_agls_checks_and_verls(on_cpu) -> None:
+    found = agl.VERL(on_cpu.config(MODEL, 4)).dry_run(train=64, val=4)
     assert found.problems == ()
     assert found.facts["rollouts by"] == "native, on a Ray of its own"
+
+
+def test_a_run_that_cannot_work_makes_no_rollout(page, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    page["verl_config"]["actor_rollout_ref"]["model"]["path"] = str(MODEL)
+    with pytest.raises(ConfigError, match=r"VERL cannot start: .*reads 512 tokens at most"):
+        page["train"](dry_run=False)
+    with sqlite3.connect(tmp_path / ".agl" / "store.sqlite") as store:
+        assert store.execute("SELECT count(*) FROM rollouts").fetchone() == (0,)
+    store.close()
 
 
 def test_sections_may_be_options_by_name_as_settings_give_them() -> None:

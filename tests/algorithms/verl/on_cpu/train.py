@@ -38,13 +38,13 @@ LORA = {"model": {"lora_rank": 8, "lora": {"merge": True}}}
 OWN_RAY = {"num_cpus": 8, "num_gpus": 1, "object_store_memory": 200_000_000, "include_dashboard": False}
 
 
-def config(model: Path, steps: int, **changes: Any) -> dict[str, Any]:
+def config(path: Path, steps: int, **changes: Any) -> dict[str, Any]:
     """A small run of VERL on one CPU."""
     return {
         "data": {"train_batch_size": 8, "max_prompt_length": 448, "max_response_length": 64},
         "actor_rollout_ref": {
             "model": {
-                "path": str(model),
+                "path": str(path),
                 "external_lib": "agl_verl_cpu_engine",
                 "enable_gradient_checkpointing": False,
                 "override_config": {"attn_implementation": "sdpa"},
