@@ -248,9 +248,10 @@ class AttemptRunner:
 
     async def _outcome(self, attempt: ActiveAttempt) -> _Outcome:
         rollout, rewards, output = attempt.rollout, [], None
-        deadline = asyncio.timeout(rollout.timeout)
+        deadline = asyncio.timeout(None)
         try:
             async with self.place(attempt) as run, deadline:
+                deadline.reschedule(None if rollout.timeout is None else asyncio.get_running_loop().time() + rollout.timeout)
                 output, rewards = await run()
         except PluginError:
             raise

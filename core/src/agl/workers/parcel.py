@@ -198,7 +198,7 @@ def _global_name(value: Any) -> tuple[str, str] | None:
 
 
 def _described(value: Any) -> str:
-    code = getattr(value, "__code__", None)
+    code = getattr(getattr(value, "__wrapped__", value), "__code__", None)  # also of an `@agl.rollout` function
     if code is not None:
         return f"the function `{value.__qualname__}` of {code.co_filename}:{code.co_firstlineno}"
-    return f"a {type(value).__module__}.{type(value).__qualname__}"
+    return f"its {type(value).__module__}.{type(value).__qualname__}"
