@@ -22,6 +22,14 @@ def test_the_algorithm_is_found_by_its_name() -> None:
     assert agl.VERL.name == "verl"
 
 
+def test_without_the_package_its_name_says_what_to_install(monkeypatch) -> None:
+    monkeypatch.setattr("agl.registry.drivers", lambda group: {})
+    with pytest.raises(
+        AttributeError, match=r"module `agl` has no attribute `VERL`: no algorithm is named `verl`; .*`pip install agl-verl` brings it"
+    ):
+        _ = agl.VERL
+
+
 @pytest.mark.skipif(importlib.util.find_spec("verl") is not None, reason="VERL is installed here")
 def test_without_verl_the_error_says_what_to_install() -> None:
     with pytest.raises(
