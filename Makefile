@@ -6,7 +6,7 @@ BIN = $(VENV)/bin
 PLUGINS ?= langgraph autogen crewai openai_agents langgraph-and-autogen langgraph-and-crewai langgraph-and-openai_agents
 VERSIONS ?= newest oldest
 
-.PHONY: help setup setup-dev demo test lint types docs reference bench bench-learning bench-plugins bench-frameworks bench-transitions bench-gateway bench-apo test-properties test-wheels demo-model math-model test-verl test-vllm test-node test-plugins test-examples-plugins fuzz-gateway canary clean
+.PHONY: help setup setup-dev demo test lint types docs reference bench bench-learning bench-plugins bench-frameworks bench-transitions bench-gateway bench-apo bench-apo-real test-properties test-wheels demo-model math-model test-verl test-vllm test-node test-plugins test-examples-plugins fuzz-gateway canary clean
 
 help:            ## show this
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */\1\t/' | expand -t 20
@@ -56,6 +56,10 @@ bench-gateway: setup ## calls per second and added latency of the gateway, besid
 
 bench-apo: setup ## searches for prompts on simulated worlds: ours, the reference's beam, gepa; some minutes on 2 quiet cores
 	@$(BIN)/python benchmarks/apo/run.py $(ARGS)
+
+bench-apo-real:  ## a search for prompts with a small real model as the agent, on the CPU: held-out gain, 3 seeds, and two controls
+	@$(PYTHON) tools/setup_smollm2.py .venv-smollm2
+	@.venv-smollm2/bin/python benchmarks/apo/real_model.py --model .venv-smollm2/SmolLM2-135M-Instruct $(ARGS)
 
 bench-frameworks: setup ## the math agent in four frameworks, each in an environment of its own, 2 seeds and a control
 	@$(BIN)/python benchmarks/frameworks.py $(ARGS)
