@@ -40,7 +40,7 @@ def test_the_users_values_go_before_agls(defaults) -> None:
         ("algorithm.gamma", 0.9, "discounts over calls"),
         ("algorithm.filter_groups", {"enable": True, "metric": "acc"}, "can be `reward`, a rollout's final one, given was 'acc'"),
         ("algorithm.filter_groups.max_num_gen_batches", 10, "`max_inflight_gen_batches` bounds it"),
-        ("trainer.v1.trainer_mode", "separate_async", "while calls are on their way"),
+        ("trainer.v1.trainer_mode", "separate_async", "cuts the calls that are on their way"),
         ("actor_rollout_ref.actor.policy_loss.loss_mode", "geo_mean", "by how it was cut"),
         ("actor_rollout_ref.actor.policy_loss.loss_mode", "kl_cov", "picks tokens by the size of their advantage"),
         ("actor_rollout_ref.actor.policy_loss.loss_mode", "dro", "not in proportion to the advantage"),

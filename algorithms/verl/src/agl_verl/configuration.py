@@ -140,8 +140,8 @@ def _check_values(config: Mapping[str, Any]) -> None:
         )
     if (mode := at(config, "trainer.v1.trainer_mode")) not in MODES:
         raise ConfigError(
-            f"`trainer.v1.trainer_mode` can be one of {list(MODES)}, given was {mode!r}: `separate_async` changes weights while calls are on their way, "
-            "and no agent's client can go on with half an answer"
+            f"`trainer.v1.trainer_mode` can be one of {list(MODES)}, given was {mode!r}; `separate_async` cuts the calls that are on their way when it "
+            "sends weights, and no agent's client can go on with half an answer"
         )
     if at(config, "algorithm.filter_groups.enable") and (metric := at(config, "algorithm.filter_groups.metric")) != "reward":
         raise ConfigError(f"`algorithm.filter_groups.metric` can be `reward`, a rollout's final one, given was {metric!r}")
