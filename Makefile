@@ -24,7 +24,7 @@ test: setup-dev  ## pass the tests
 	@$(BIN)/pytest -n 2 --dist loadfile $(ARGS)
 
 lint: setup-dev  ## style and the direction of imports
-	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && PYTHONPATH="$$(echo plugins/*/src algorithms/*/src | tr ' ' ':')" $(BIN)/lint-imports
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && PYTHONPATH="$$(echo plugins/*/src algorithms/*/src executors/*/src | tr ' ' ':')" $(BIN)/lint-imports
 
 types: setup-dev ## pyright, strict on the core
 	@$(BIN)/pyright --pythonpath $(BIN)/python
@@ -74,7 +74,7 @@ math-model: setup ## make the embedded model of the math agent again, in minutes
 	@$(BIN)/python examples/math_agent/make_math_model.py
 
 test-verl:       ## train the SQL agent through VERL on a CPU, and compare numerics, in an environment that has VERL
-	@$(PYTHON) tools/setup_verl.py .venv-verl && .venv-verl/bin/pytest tests/algorithms/grpo/verl_parity tests/algorithms/verl tests/algorithms/verl/on_cpu -W ignore $(ARGS)
+	@$(PYTHON) tools/setup_verl.py .venv-verl && .venv-verl/bin/pytest tests/algorithms/grpo/verl_parity tests/algorithms/verl tests/algorithms/verl/on_cpu tests/executors/ray -W ignore $(ARGS)
 
 test-vllm:       ## clients as they are, and native GRPO, with a real vLLM on the CPU (x86-64), in an environment that has it
 	@$(PYTHON) tools/setup_vllm.py .venv-vllm

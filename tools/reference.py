@@ -27,7 +27,7 @@ from agl.registry import GROUPS
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = ROOT / "docs" / "reference"
 NOTE = "<!-- Made by tools/reference.py from the code. Change it there, then: make reference -->"
-PACKAGES = [ROOT / "core", *sorted(ROOT.glob("plugins/*")), *sorted(ROOT.glob("algorithms/*"))]
+PACKAGES = [ROOT / "core", *sorted(ROOT.glob("plugins/*")), *sorted(ROOT.glob("algorithms/*")), *sorted(ROOT.glob("executors/*"))]
 
 
 class Driver(NamedTuple):

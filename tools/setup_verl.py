@@ -12,7 +12,7 @@ from pathlib import Path
 from setup import ROOT, find_uv, install_torch, run
 
 TESTS = ("pytest", "pytest-asyncio", "pytest-timeout", "hypothesis", "langchain-openai>=1.1")
-PACKAGES = ("core[report]", "plugins/langgraph[instruments]", "algorithms/grpo", "algorithms/verl[verl]")
+PACKAGES = ("core[report]", "plugins/langgraph[instruments]", "algorithms/grpo", "algorithms/verl[verl]", "executors/ray")
 
 
 def main() -> None:

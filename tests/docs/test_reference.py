@@ -110,7 +110,7 @@ def test_links_between_pages_lead_somewhere():
 
 
 def _of_this_project(package):
-    projects = [*ROOT.glob("core/pyproject.toml"), *ROOT.glob("plugins/*/pyproject.toml"), *ROOT.glob("algorithms/*/pyproject.toml")]
+    projects = [path for folder in ("core", "plugins/*", "algorithms/*", "executors/*") for path in ROOT.glob(f"{folder}/pyproject.toml")]
     return package in {tomllib.loads(path.read_text())["project"]["name"] for path in projects}
 
 

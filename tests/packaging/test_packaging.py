@@ -13,7 +13,9 @@ import pytest
 import agl
 
 ROOT = Path(__file__).parents[2]
-PROJECTS = sorted(path for folder in (".", "core", "plugins/*", "algorithms/*") for path in ROOT.glob(f"{folder}/pyproject.toml"))
+PROJECTS = sorted(
+    path for folder in (".", "core", "plugins/*", "algorithms/*", "executors/*") for path in ROOT.glob(f"{folder}/pyproject.toml")
+)
 LONGEST = 800
 # Put together here, so that this file does not hold them itself.
 MACHINE_PATHS = tuple("/" + name + "/" for name in ("work", "tmp", "root", "home/user"))
@@ -85,7 +87,7 @@ def test_every_distribution_has_a_readme_a_licence_and_a_typed_package(path):
 
 
 def test_folders_that_only_hold_packages_are_none_themselves():
-    for folder in ("core", "plugins", "plugins/langgraph", "algorithms", "algorithms/grpo", "tests"):
+    for folder in ("core", "plugins", "plugins/langgraph", "algorithms", "algorithms/grpo", "executors", "executors/ray", "tests"):
         assert not (ROOT / folder / "__init__.py").exists()
 
 

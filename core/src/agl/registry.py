@@ -20,6 +20,7 @@ _KNOWN_PACKAGES = {
     ("agl.algorithms", "apo"): "agl-apo",
     ("agl.algorithms", "gepa"): "agl-gepa",
     ("agl.algorithms", "verl"): "agl-verl",
+    ("agl.executors", "ray"): "agl-ray",
     ("agl.engines", "native"): "agl-grpo",
     ("agl.engines", "vllm"): "agl-grpo",
 }

@@ -127,7 +127,7 @@ class Trainer:
         store: path of the SQLite file, a URL such as `sqlite:///runs.sqlite`, a `Store` (which stays open), the name of a driver
             of `agl.stores`, or `{"driver": name, option: value}`. The default is `.agl/store.sqlite`.
         executor: what runs the attempts: the name of a driver of `agl.executors`, or a class derived from `Executor`.
-            The default is `thread`.
+            `thread` (the default) runs agents in this process, `process` in `n_runners` others, `ray` on a Ray cluster; see docs/executors.md.
         trackers: told how the run goes: `Tracker` objects, or names of drivers of `agl.trackers`, with their first argument
             where wanted (`jsonl=runs.jsonl`).
         plugins: plugin objects for this Trainer alone.
@@ -149,7 +149,7 @@ class Trainer:
             program's last line) do not count. What a function agent returns, `reward=` functions and judges always do.
         patience: with the endpoints of models, where it differs from `{"tries": 4, "backoff": 0.1, "longest_wait": 2.0, "check_every": 2.0}`,
             times in seconds; see docs/endpoints.md.
-        host: address of the gateway; the loopback unless told.
+        host: address of the gateway; the loopback unless told. With agents on other machines (`ray`): this machine's, as they know it.
         gateway_port: 0 for any free one.
         quiet: print nothing.
         old: options of Agent Lightning; see docs/migrate.md.
