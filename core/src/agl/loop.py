@@ -1,10 +1,15 @@
-"""The event loop of a run: in a thread of its own, stopped cleanly by Ctrl-C, with a quiet garbage collector."""
+"""The event loop of runs: in a thread of its own, stopped cleanly by Ctrl-C, with a quiet garbage collector.
+
+The loop outlives the run: clients that frameworks cache are bound to the loop that they were first used on, and a later run in the same process
+gets it again.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import gc
+import os
 import threading
 from collections.abc import Callable, Coroutine, Generator
 from typing import Any, TypeVar
@@ -24,54 +29,102 @@ def run_in_loop(main: Callable[[], Coroutine[Any, Any, T]], say: Callable[[str],
     Raises:
         KeyboardInterrupt: after Ctrl-C, when the coroutine was cancelled and has ended; a second Ctrl-C raises at once.
     """
-    loop_ready: list[tuple[asyncio.AbstractEventLoop, asyncio.Task[T]]] = []
-    outcome: list[T] = []
-    raised: list[BaseException] = []
-    over = threading.Event()  # not the thread's own end: an interrupted `Thread.join` takes the thread for ended
-
-    async def work() -> T:
-        loop = asyncio.get_running_loop()
-        loop.set_default_executor(ContextExecutor())
-        task = asyncio.current_task()
-        assert task is not None
-        loop_ready.append((loop, task))
-        return await main()
-
-    def serve() -> None:
-        try:
-            with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-                outcome.append(runner.run(work()))
-        except BaseException as error:
-            raised.append(error)
-        finally:
-            over.set()
-
-    thread = threading.Thread(target=serve, name="agl-loop", daemon=True)
-    thread.start()
+    home = _idle.pop() if _idle else _Home()
+    work = _Work(main)
+    home.start(work)
     interrupted = False
-    while not over.is_set():
+    while not work.over.is_set():
         try:
-            over.wait(0.2)
+            work.over.wait(0.2)
         except KeyboardInterrupt:
-            if interrupted or not loop_ready:
+            if interrupted:
                 raise
             interrupted = True
             say("stopping: Ctrl-C again to stop at once")
-            loop, task = loop_ready[0]
-            loop.call_soon_threadsafe(task.cancel)
+            home.cancel()
+    _idle.append(home)
     if interrupted:
         raise KeyboardInterrupt
-    if raised:
-        raise raised[0]
-    return outcome[0]
+    if work.raised is not None:
+        raise work.raised
+    return work.outcome[0]
 
 
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
+class _Work:
+    """A coroutine and what becomes of it."""
+
+    def __init__(self, main: Callable[[], Coroutine[Any, Any, Any]]) -> None:
+        self._main = main
+        self.outcome: list[Any] = []
+        self.raised: BaseException | None = None
+        self.over = threading.Event()
+
+    async def run(self) -> None:
+        """Run it, and end all tasks that it leaves behind."""
+        executor = ContextExecutor()
+        asyncio.get_running_loop().set_default_executor(executor)
+        try:
+            self.outcome.append(await self._main())
+        except BaseException as error:
+            self.raised = self.raised or error
+        finally:
+            left = asyncio.all_tasks() - {asyncio.current_task()}
+            for task in left:
+                task.cancel()
+            await asyncio.gather(*left, return_exceptions=True)
+            executor.shutdown()
+
+
+class _Home:
+    """A loop in a thread that ends with the process."""
+
+    def __init__(self) -> None:
+        self._loop = _new_loop()
+        self._work: _Work | None = None
+        self._task: asyncio.Task[None] | None = None
+        threading.Thread(target=self._serve, name="agl-loop", daemon=True).start()
+
+    def start(self, work: _Work) -> None:
+        """Begin with a coroutine; its `over` is set when it and its tasks have ended."""
+        self._work = work
+        self._loop.call_soon_threadsafe(self._begin, work)
+
+    def cancel(self) -> None:
+        """Cancel it, wherever it is."""
+        self._loop.call_soon_threadsafe(lambda: self._task and self._task.cancel())
+
+    def _begin(self, work: _Work) -> None:
+        self._task = self._loop.create_task(work.run())
+        self._task.add_done_callback(self._end)
+
+    def _end(self, _: asyncio.Task[None]) -> None:
+        assert self._work is not None
+        over, self._work, self._task = self._work.over, None, None  # what the run gave is not kept here
+        over.set()
+
+    def _serve(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        while True:
+            try:
+                self._loop.run_forever()
+            except BaseException as error:  # asyncio lets SystemExit and KeyboardInterrupt of any task end the loop
+                if self._work is not None:
+                    self._work.raised = error
+                self.cancel()
+
+
+_idle: list[_Home] = []
+"""Loops that no run uses."""
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_idle.clear)  # threads do not come along
+
+
+def _new_loop() -> asyncio.AbstractEventLoop:
     try:
         import uvloop
     except ImportError:
-        return asyncio.new_event_loop
-    return uvloop.new_event_loop
+        return asyncio.new_event_loop()
+    return uvloop.new_event_loop()
 
 
 @contextlib.contextmanager
