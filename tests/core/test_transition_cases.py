@@ -421,4 +421,7 @@ def test_calls_of_an_endpoint_without_token_ids_are_named_with_the_endpoint_and_
     told = why_untrained(groups, agl.Resources(version=0, values={"llm": llm}))
     assert told.startswith(f"1 calls: the endpoint gave no token ids. {llm.endpoint} (model `policy`): The gateway asks for token ids")
     assert 'agl.LLM(…, version="0")' in told
+    native = msgspec.structs.replace(llm, dialects=("messages",))
+    told = why_untrained(groups, agl.Resources(version=0, values={"llm": native}))
+    assert "It is called in its own messages, which tell no token ids: leave `dialects` out" in told
     assert issubclass(DataError, agl.AglError)

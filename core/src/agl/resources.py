@@ -13,6 +13,9 @@ import msgspec
 
 from agl.errors import ConfigError, NotFoundError
 
+NATIVE_DIALECTS = ("responses", "messages")
+"""APIs that an endpoint may speak beside chat completions."""
+
 
 class LLM(msgspec.Struct, frozen=True, kw_only=True, tag="llm"):
     """A language model behind an OpenAI-compatible URL."""
@@ -25,6 +28,8 @@ class LLM(msgspec.Struct, frozen=True, kw_only=True, tag="llm"):
     """Seconds that a call may take in all; None for no limit but that no endpoint may be silent for longer than ten minutes."""
     model: str
     """Model name to send in requests."""
+    dialects: tuple[str, ...] = ()
+    """Of `responses` and `messages` those that the endpoint speaks itself: such calls go on as they are, and the others as chat completions."""
     api_key: str | None = None
     """Key for the endpoint; an agent sees its attempt's key here, never the upstream's."""
     sampling_parameters: dict[str, Any] = {}
@@ -35,6 +40,10 @@ class LLM(msgspec.Struct, frozen=True, kw_only=True, tag="llm"):
     """Version of the weights, as recorded with each sampled token; None for a model that nobody trains."""
     seeded: bool = False
     """Whether the gateway derives a `seed` for each call, so that a run can be repeated."""
+
+    def __post_init__(self) -> None:
+        if self.dialects:
+            _check_dialects(self)
 
     @property
     def base_url(self) -> str:
@@ -88,6 +97,19 @@ class PromptTemplate(msgspec.Struct, frozen=True, kw_only=True, tag="prompt", om
         if missing:
             raise ConfigError(f"prompt template needs {missing}, given were {sorted(values)}")
         return self.template.format(**values)
+
+
+def _check_dialects(llm: LLM) -> None:
+    unknown = [name for name in llm.dialects if name not in NATIVE_DIALECTS]
+    if unknown:
+        raise ConfigError(
+            f"`dialects` of a language model are those of {list(NATIVE_DIALECTS)} that its endpoint speaks itself; given was {unknown[0]!r}"
+        )
+    if llm.version is not None or llm.seeded:
+        raise ConfigError(
+            f"`dialects={list(llm.dialects)}` is for a model that nobody trains: these APIs tell no token ids and take no seed; leave it out "
+            "where there is a `version` or `seeded`, and the calls are made as chat completions"
+        )
 
 
 Resource = LLM | PromptTemplate

@@ -64,7 +64,8 @@ class LLMCall(msgspec.Struct, frozen=True, kw_only=True):
     """What the gateway records of one LLM call: the `agl.call` attribute of an llm span."""
 
     request: dict[str, Any]
-    """Body as it was sent upstream: of chat completions, or of text completions with its `prompt`."""
+    """Body as it was sent upstream: of chat completions, or of text completions with its `prompt`. Of a call that the endpoint took in its own Responses or
+    Messages: as chat completions would have it, without `messages` where they have no form for it."""
     response: dict[str, Any] | None
     """The answer as a chat completion (put together again from its chunks when it was streamed), without token ids, logprobs and nulls; None when
     the call failed."""
@@ -82,7 +83,7 @@ class LLMCall(msgspec.Struct, frozen=True, kw_only=True):
     dialect: str = "chat"
     """What the agent spoke: `chat`, `completions`, `responses`, `messages`."""
     original: dict[str, Any] | None = None
-    """Body as the agent sent it, where `request` is a translation of it."""
+    """Body as the agent sent it, where `request` is a translation or a view of it."""
     first_token_seconds: float | None = None
 
 

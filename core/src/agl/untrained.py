@@ -76,6 +76,11 @@ def _models(result: RolloutResult) -> dict[str, str]:
 
 def _remedy(llms: Mapping[str, LLM], model: str) -> str:
     freeze = 'Else freeze its roles: `roles={"NAME": "freeze"}`'
+    if model in llms and llms[model].dialects:
+        return (
+            f"It is called in its own {' and '.join(llms[model].dialects)}, which tell no token ids: leave `dialects` out, and the calls are made as "
+            f'chat completions (with `version="0"` where its server can give ids). {freeze}'
+        )
     if model in llms and llms[model].version is None:
         return (
             "The gateway asks for token ids and logprobs only of a model under training: let the algorithm serve it, or, if its server can give "

@@ -38,7 +38,7 @@ class Conversations:
             return _json(memory.responses[name])
         for item in memory.responses.pop(name)["output"]:
             memory.items.pop(item["id"], None)
-        del memory.turns[name]
+        memory.turns.pop(name, None)
         return _json({"id": name, "object": "response", "deleted": True})
 
     async def create(self, request: web.Request) -> web.Response:

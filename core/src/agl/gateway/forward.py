@@ -61,8 +61,9 @@ class Forwarder:
     def request(self, llm: LLM, method: str, path: str, **body: Any) -> Any:
         """A request to an upstream, as a context: the one place where its address and key are put in."""
         assert self._session is not None
-        headers = {"Authorization": f"Bearer {llm.api_key}"} if llm.api_key else {}
-        return self._session.request(method, f"{llm.endpoint.rstrip('/')}/{path}", headers=headers | body.pop("headers", JSON), **body)
+        name = body.pop("key_header", "Authorization")
+        key = {name: f"Bearer {llm.api_key}" if name == "Authorization" else llm.api_key} if llm.api_key else {}
+        return self._session.request(method, f"{llm.endpoint.rstrip('/')}/{path}", headers=key | body.pop("headers", JSON), **body)
 
     def _look(self, endpoint: str) -> Any:
         """A request that shows whether an endpoint answers. Without its key: a refusal is an answer, too."""
@@ -78,12 +79,13 @@ class Forwarder:
             Problem: the upstream cannot be reached, or gave no answer.
             asyncio.CancelledError: the client went away, or the attempt ended.
         """
-        call, body = _Call(self._recorder, dialect, reading, opened, exchange, llm), encode(exchange.sent)
+        native, call = exchange.native, _Call(self._recorder, dialect, reading, opened, exchange, llm)
+        body, options = (encode(native.body), native.options()) if native else (encode(exchange.sent), {})
 
         def send(endpoint: str) -> Any:
             exchange.tries += 1
             exchange.endpoint = endpoint if llm.endpoints else None
-            return self.request(msgspec.structs.replace(llm, endpoint=endpoint), "POST", dialect.path, data=body)
+            return self.request(msgspec.structs.replace(llm, endpoint=endpoint), "POST", dialect.path, data=body, **options)
 
         with opened.calling():
             try:

@@ -8,6 +8,7 @@ from typing import Any, cast
 import msgspec
 
 from agl.gateway.answers import Logprobs
+from agl.gateway.dialects.native import Native
 from agl.resources import LLM
 from agl.rollouts import Rollout
 from agl.spans import Choice, LLMCall, Span, SpanKind, SpanStatus
@@ -26,10 +27,12 @@ class Exchange(msgspec.Struct, kw_only=True):
     original: dict[str, Any] | None
     """Body as the agent sent it, where what goes upstream is a translation of it."""
     sent: dict[str, Any]
-    """Body as it goes upstream."""
+    """Body as it goes upstream; where that is `native`, its view as a chat."""
     overridden: dict[str, Any]
     version: str | None
     started_at: float
+    native: Native | None = None
+    """The request as it goes on, where the endpoint speaks its dialect itself."""
     retry_count: int = 0
     """Of the client's SDK: how often it has sent this before."""
     first_token_at: float | None = None

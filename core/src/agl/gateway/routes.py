@@ -21,8 +21,11 @@ from agl.gateway.dialects import Dialect
 from agl.gateway.dialects.chat import Chat
 from agl.gateway.dialects.completions import Completions
 from agl.gateway.dialects.messages import Messages
+from agl.gateway.dialects.native import NativeDialect
+from agl.gateway.dialects.native_messages import KEY_HEADER, NativeMessages, headers_of
+from agl.gateway.dialects.native_responses import NativeResponses
 from agl.gateway.dialects.responses import Responses
-from agl.gateway.forward import Forwarder, record, unreachable, without_key
+from agl.gateway.forward import Forwarder, encode, record, unreachable, without_key
 from agl.gateway.otlp import OTHER_SIGNALS, receive_traces, refuse_signal
 from agl.gateway.problems import Problem
 from agl.gateway.record import Exchange, call_seed, upstream_body
@@ -36,6 +39,8 @@ CHAT, MESSAGES = Chat(), Messages()
 RESPONSES = Responses()
 DIALECTS: Mapping[str, Dialect] = {"chat/completions": CHAT, "completions": Completions(), "responses": RESPONSES, "messages": MESSAGES}
 """By the path after `/v1/`."""
+NATIVE: Mapping[str, NativeDialect] = {"responses": NativeResponses(), "messages": NativeMessages()}
+"""By the dialect that an endpoint says it speaks itself."""
 COUNTS: Mapping[str, Dialect] = {"responses/input_tokens": RESPONSES, "messages/count_tokens": MESSAGES}
 MAX_NESTING = 100
 """Lists and objects in each other in a request."""
@@ -61,7 +66,7 @@ class Routes:
             router.add_post(f"{BASE}/v1/{path}", self._told(self._calls(dialect), dialect))
         router.add_post(f"{BASE}/v1/v1/messages", self._told(self._calls(MESSAGES), MESSAGES))  # its clients add a `/v1` of their own
         for path, dialect in COUNTS.items():
-            router.add_post(f"{BASE}/v1/{path}", self._told(self._counts(dialect), dialect))
+            router.add_post(f"{BASE}/v1/{path}", self._told(self._counts(path, dialect), dialect))
         self._add_conversations(router)
         for path in ("/rewards", "/v1/rewards"):
             router.add_post(BASE + path, self._told(self._reward, CHAT))
@@ -121,23 +126,32 @@ class Routes:
             llm = opened.upstream(asked.get("model"), _unquoted(request, LLM_HEADER))
             exchange = self._exchange(request, opened, dialect, asked, llm)
             seed = call_seed(opened.attempt.rollout.seed, exchange.role, opened.number(exchange.role, exchange.call_id))
+            native = NATIVE[dialect.name] if dialect.name in llm.dialects else None
+            spoken = native or dialect
             try:
-                reading = dialect.read(asked, opened.memory)
+                reading = spoken.read(asked, opened.memory)
             except Problem as problem:
                 record(self._recorder, opened, exchange, None, problem.status, problem.message, problem.infrastructure)
                 raise
-            exchange.sent, overridden = upstream_body(reading.chat, llm, opened.attempt.rollout, seed, dialect.token_fields)
+            exchange.sent, overridden = upstream_body(reading.chat, llm, opened.attempt.rollout, seed, spoken.token_fields)
+            if native is not None:
+                exchange.native = native.native(asked, exchange.sent, overridden, request.headers, request.query)
             exchange.overridden = {**cast(dict[str, Any], told), **overridden} if isinstance(told, dict) else overridden
-            return await self._forwarder.call(request, dialect, reading, opened, exchange, llm)
+            return await self._forwarder.call(request, spoken, reading, opened, exchange, llm)
 
         return call
 
-    def _counts(self, dialect: Dialect) -> _Handler:
+    def _counts(self, path: str, dialect: Dialect) -> _Handler:
         async def counted(request: web.Request) -> web.Response:
             opened = self._authorised(request)
             asked = await _body(request)
+            llm = opened.upstream(asked.get("model"), _unquoted(request, LLM_HEADER))
+            if dialect.name in llm.dialects:
+                told = {"model": llm.model}
+                native = NATIVE[dialect.name].native(asked, told, told, request.headers, request.query)
+                return await self._passed(opened, llm, "POST", path, data=encode(native.body), **native.options())
             chat = dialect.read({"max_tokens": 1, **asked} if dialect is MESSAGES else asked, opened.memory).chat
-            number = await count(self._forwarder, opened.upstream(asked.get("model"), _unquoted(request, LLM_HEADER)), chat)
+            number = await count(self._forwarder, llm, chat)
             return web.json_response({"input_tokens": number} | ({} if dialect is MESSAGES else {"object": "response.input_tokens"}))
 
         return counted
@@ -199,9 +213,15 @@ class Routes:
         raw = await request.read()
         model = tail.partition("/")[2] or (object_in(raw) or {}).get("model")
         llm = opened.upstream(model, _unquoted(request, LLM_HEADER))
-        headers = {"Content-Type": request.headers.get("Content-Type", "application/json")}
+        options: dict[str, Any] = {"headers": {"Content-Type": request.headers.get("Content-Type", "application/json")}}
+        if "anthropic-version" in request.headers and "messages" in llm.dialects:
+            options = {"headers": headers_of(request.headers), "key_header": KEY_HEADER}
+        return await self._passed(opened, llm, request.method, tail, data=raw, **options)
+
+    async def _passed(self, opened: OpenAttempt, llm: LLM, method: str, path: str, **request: Any) -> web.Response:
+        """What an endpoint answers to a request that is no call."""
         try:
-            async with self._forwarder.request(llm, request.method, tail, data=raw, headers=headers) as upstream:
+            async with self._forwarder.request(llm, method, path, **request) as upstream:
                 raw = await upstream.read()
         except (aiohttp.ClientError, TimeoutError) as error:
             problem = unreachable(llm, error)

@@ -21,7 +21,7 @@ class Line(NamedTuple):
     @property
     def tokens(self) -> bool:
         """Whether it holds a part of an answer."""
-        return bool(self.chunk and self.chunk.get("choices"))
+        return bool(self.chunk and (self.chunk.get("choices") or "delta" in self.chunk))
 
 
 class StreamAssembler:
@@ -90,7 +90,7 @@ class StreamAssembler:
 
     def _chunk(self, chunk: dict[str, Any]) -> None:
         if chunk.get("error"):
-            self.error = _error_text(chunk["error"])
+            self.error = error_text(chunk["error"])
             return
         for name, value in chunk.items():
             if name not in ("choices", "object") and value is not None:
@@ -139,7 +139,8 @@ class TextAssembler(StreamAssembler):
         choice["text"] += part.get("text") or ""
 
 
-def _error_text(error: Any) -> str:
+def error_text(error: Any) -> str:
+    """What an error within an answer says."""
     message: Any = cast("dict[str, Any]", error).get("message") if isinstance(error, dict) else None
     return str(message or cast("object", error))
 

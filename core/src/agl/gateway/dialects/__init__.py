@@ -1,11 +1,12 @@
 """Dialects: the APIs that agents speak, each as a way to read a request as one of the upstream's and to say its answer.
 
-The upstream speaks chat completions (and text completions): Responses and Messages are translated to it and back.
+The upstream speaks chat completions (and text completions): Responses and Messages are translated to it and back, but for an endpoint
+that says that it speaks them (`native`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from agl.gateway.memory import Memory
@@ -40,7 +41,7 @@ class Reading(Protocol):
     """Body for the upstream, before the resource sets its own values."""
 
     @property
-    def assembler(self) -> type[StreamAssembler]:
+    def assembler(self) -> Callable[[], StreamAssembler]:
         """Puts a streamed answer of the upstream together."""
         ...
 

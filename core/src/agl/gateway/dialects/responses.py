@@ -70,8 +70,12 @@ class ResponsesReading:
             "output": [item(block, index, span_id, logprobs) for index, block in enumerate(answer.blocks)],
             "usage": usage_of(response.get("usage")),
         }
-        self._keep(told, Turn([*self._new, message_of(answer.blocks)], self._before))
+        self._keep(told, self.turn(message_of(answer.blocks)))
         return told
+
+    def turn(self, message: dict[str, Any]) -> Turn:
+        """What a request that goes on from the answer `message` begins with."""
+        return Turn([*self._new, message], self._before)
 
     def _keep(self, told: dict[str, Any], turn: Turn) -> None:
         conversation = self._memory.conversations.get(self._conversation or "")
