@@ -48,11 +48,11 @@ def options(folder: Path, spider: Path, config: dict[str, Any]) -> list[str]:
     return [str(SCRIPT), "qwen", "--data", str(spider), "--config", str(folder / "config.json"), "--out", str(folder / "out"), "--val", "4"]
 
 
-@pytest.mark.parametrize("last", [["--dry-run"], []])
-def test_without_a_gpu_it_says_so_before_anything_starts(last: list[str], spider: Path, tmp_path: Path) -> None:
-    command = [sys.executable, *options(tmp_path, spider, SMALL), *last]
+@pytest.mark.timeout(600)
+def test_without_a_gpu_it_says_so_before_anything_starts(spider: Path, tmp_path: Path) -> None:
+    command = [sys.executable, *options(tmp_path, spider, SMALL)]
     environment = {name: value for name, value in os.environ.items() if name != "VERL_PLATFORM"}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=500, env=environment)
     assert done.returncode == 1
     assert "a step: 8 tasks x 4 rollouts = 32 rollouts, 1 optimiser steps\nthe run: 16 steps, 512 rollouts" in done.stdout
     [said] = [line for line in done.stderr.splitlines() if line.startswith("nothing was started")]
