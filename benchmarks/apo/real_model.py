@@ -41,7 +41,7 @@ SIZES = {"train": 30, "val": 30, "test": 60}
 SAMPLING = {"temperature": 0.3, "max_tokens": 36}
 ARMS = {"critic": (HIT, False), "ignorant critic": (0.0, False), "shuffled rewards": (HIT, True)}
 """How often the critic reads the records, and whether rewards are shuffled."""
-THRESHOLDS = {"gain": (">=", 0.3), "least_low": (">", 0.0), "largest_control_gain": ("<=", 0.05)}
+THRESHOLDS = {"gain": (">=", 0.25), "least_low": (">", 0.0), "largest_control_gain": ("<=", 0.05)}
 """Mean held-out gain of the critic's arm; the least lower end of its seeds' 95 % intervals; the larger mean gain of the two controls."""
 Row = dict[str, Any]
 

@@ -170,12 +170,10 @@ async def test_a_slow_endpoint_ends_at_the_deadline():
     assert given.reason.endswith("gave no answer within 0.2 s")
 
 
-async def test_what_is_no_chat_completion_leaves_the_reward_missing(monkeypatch):
+async def test_what_is_no_chat_completion_leaves_the_reward_missing():
     async with ScriptedServer(lambda body: "x") as server:
-        judge = judge_of(server)
-        judge.model.endpoint = server.url + "/embeddings?"
-        given = await judge.agl_reward(result("4"))
-    assert "answered what is no chat completion" in given.reason
+        given = await agl.LLMJudge(server.url + "/embeddings?", "m", retries=0).agl_reward(result("4"))
+    assert "the answer is no chat completion" in given.reason
 
 
 async def test_no_more_judgements_run_at_once_than_allowed():

@@ -57,6 +57,11 @@ _match = click.option("--agent-match", help="Regular expression: only calls of m
 @click.option(
     "--resume", is_flag=False, flag_value="latest", metavar="[RUN]", help="Go on with a stopped run (the latest when none is named)."
 )
+@click.option("--endpoint", help="OpenAI-compatible base URL of the agent's model, for an algorithm that serves none, such as apo.")
+@click.option("--model", help="Model name there.")
+@click.option(
+    "--prompt", "prompts", multiple=True, metavar="NAME=FILE", help="A prompt that the agent is given by name: prompt_template=ask.txt."
+)
 @_reward
 @_input
 @click.option("--runners", type=int, help="Most rollouts at the same time; default: 8.")
@@ -78,6 +83,7 @@ def train(agent: str | None, resume: str | None, **options: Any) -> None:
 
     trainer = Trainer(
         algorithm=_algorithm(str(algorithm), options["settings"]),
+        initial_resources=_resources(options),
         n_runners=options["runners"],
         adapter={"agent_match": options["agent_match"]} if options["agent_match"] else None,
         store=options["store"],
@@ -188,6 +194,27 @@ def _algorithm(name: str, settings: tuple[str, ...]) -> Any:
             raise ConfigError(f"`--set` takes {short}.OPTION=VALUE, given was `{setting}`")
         options[option] = _value(value)
     return load("agl.algorithms", name)(**options)
+
+
+def _resources(options: dict[str, Any]) -> dict[str, Any]:
+    """What the agent begins with: its model, and prompts out of files."""
+    from agl.resources import LLM, PromptTemplate
+
+    endpoint, model = options["endpoint"], options["model"]
+    if (endpoint is None) != (model is None):
+        raise click.UsageError("--endpoint and --model go together: the URL, and the model's name there")
+    found: dict[str, Any] = {}
+    if endpoint is not None:
+        found["main_llm"] = LLM(endpoint=endpoint, model=model, api_key=os.environ.get("OPENAI_API_KEY"))
+    for given in options["prompts"]:
+        name, equals, file = given.partition("=")
+        if not equals or not name:
+            raise ConfigError(f"`--prompt` takes NAME=FILE, such as prompt_template=ask.txt, given was `{given}`")
+        try:
+            found[name] = PromptTemplate(template=Path(file).read_text(encoding="utf-8").rstrip("\n"))
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"`--prompt {given}`: `{file}` cannot be read: {error}") from error
+    return found
 
 
 def _value(text: str) -> Any:

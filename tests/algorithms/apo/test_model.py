@@ -5,9 +5,10 @@ import asyncio
 import openai
 import pytest
 
+from agl.chat import ChatModel, over_http
 from agl.errors import ConfigError
 from agl.testing import Reply, ScriptedServer
-from agl_apo.model import Completion, Model, ModelError, ModelOptions, make_models, over_function, over_http
+from agl_apo.model import Completion, ModelError, ModelOptions, make_models, over_function
 
 HELLO = [{"role": "user", "content": "hello"}]
 
@@ -66,7 +67,7 @@ async def test_an_async_function_may_return_a_text_or_a_completion_with_its_cost
 
 async def test_a_function_that_returns_something_else_is_named():
     with pytest.raises(ModelError, match=r"the function broken must return a text or an `agl_apo.model.Completion`, it returned 7"):
-        await Model(over_function(_broken()), "broken").ask(HELLO)
+        await ChatModel(over_function(_broken()), "broken").ask(HELLO)
 
 
 def _broken():
@@ -116,7 +117,7 @@ async def test_an_answer_that_is_no_chat_completion_fails_after_the_retries():
     app = web.Application()
     app.router.add_post("/v1/chat/completions", strangely)
     async with TestServer(app) as strange:
-        model = Model(over_http(str(strange.make_url("/v1")), "m", None, {}), "m", retries=1, backoff=0.0)
+        model = ChatModel(over_http("a critic's", str(strange.make_url("/v1")), "m", None, {}), "m", retries=1, backoff=0.0)
         with pytest.raises(ModelError, match=r"m failed 2 times; last: the answer is no chat completion"):
             await model.ask(HELLO)
 

@@ -166,5 +166,30 @@ async def test_the_scripted_critic_sees_only_what_it_is_sent():
     assert (found.text, found.hypothesis) == ("Answer {q}. Be brief.", "Be brief.")
     blind = await proposer.propose(move(), [], ["feedback: too long"])
     assert blind.hypothesis == "Take care."
-    tried = await proposer.propose(move(rejected=(Rejected(component="main", hypothesis="Be brief.", reason="no"),)), ["too long"], [])
-    assert tried.hypothesis == "Take care."
+
+
+async def test_a_remedy_that_did_not_help_comes_again_only_when_there_is_no_other():
+    answer = scripted({"too long": "Be brief.", "no name": "Give a name."})
+
+    async def model(messages):
+        return answer({"messages": messages})
+
+    proposer = Proposer(*make_models(model, ModelOptions()))
+    rejected = (Rejected(component="main", hypothesis="Be brief.", reason="no"),)
+    assert (await proposer.propose(move(rejected=rejected), ["too long, too long", "no name"], [])).hypothesis == "Give a name."
+    assert (await proposer.propose(move(rejected=rejected), ["too long"], [])).hypothesis == "Be brief."
+
+
+@pytest.mark.parametrize(("hit", "least", "most"), [(0.0, 0, 0), (0.5, 30, 70), (1.0, 100, 100)])
+def test_a_scripted_critic_reads_the_records_as_often_as_it_is_told_and_says_the_same_again(hit, least, most):
+    asked = [f"<data-1 prompt>\nAnswer.\n</data-1>\n<data-1 bad record 1>\ntoo long {number}\n</data-1>" for number in range(100)]
+
+    def told(seed):
+        answer = scripted({"too long": "Be brief."}, hit=hit, guesses=("Think.", "Be polite."), seed=seed)
+        return [answer({"messages": [{"content": text}]}) for text in asked]
+
+    first = told(1)
+    assert told(1) == first
+    assert least <= sum("Be brief." in text for text in first) <= most
+    assert all(("Think." in text) != ("Be brief." in text) for text in first)
+    assert (told(2) == first) == (hit == 1.0)

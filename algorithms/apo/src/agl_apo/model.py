@@ -1,162 +1,21 @@
-"""The language model behind critic and editor: an OpenAI-compatible endpoint, a client object, or an async function.
-
-Nothing is sent but the model's name, the messages and the parameters that the user gave: what one endpoint takes, another refuses.
-"""
+"""The language model behind critic and editor: an OpenAI-compatible endpoint, a client object, or an async function."""
 
 from __future__ import annotations
 
-import asyncio
 import inspect
-import json
 import os
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 from urllib.parse import urlsplit
 
 import msgspec
 
-from agl.errors import AglError, ConfigError
+from agl.chat import Again, ChatModel, Completion, Messages, ModelError, Transport, completion, failed, over_http
+from agl.errors import ConfigError
 from agl.gateway.wire import PLACEHOLDER_KEY
 
-Messages = list[dict[str, str]]
+__all__ = ["Completion", "ModelError", "ModelOptions", "make_models", "over_client", "over_function"]
 OPENAI = "https://api.openai.com/v1"
-RETRIED = frozenset({408, 409, 425, 429})
-"""HTTP statuses, beside 500 and above, after which the same request may succeed."""
-
-
-class ModelError(AglError):
-    """The model of critic or editor cannot be reached, or refuses; the message says which and why."""
-
-
-class Completion(msgspec.Struct, frozen=True, kw_only=True):
-    """One answer; an async function that stands for a model may return it in place of the text alone."""
-
-    text: str
-    input_tokens: int = 0
-    output_tokens: int = 0
-    cost: float = 0.0
-    """In the currency of the prices; added to what the prices make of the tokens."""
-
-
-Transport = Callable[[Messages], Awaitable[Completion]]
-
-
-class _Again(Exception):
-    """A failure after which the same request may succeed; `wait` seconds at least, as the endpoint asked."""
-
-    def __init__(self, why: str, wait: float = 0.0) -> None:
-        super().__init__(why)
-        self.wait = wait
-
-
-class Usage(msgspec.Struct, kw_only=True):
-    """What asking took."""
-
-    requests: int = 0
-    failures: int = 0
-    """Tries that brought no answer."""
-    input_tokens: int = 0
-    output_tokens: int = 0
-    cost: float = 0.0
-
-
-class Model:
-    """Asks one model, with retries, a deadline and a limit.
-
-    Args:
-        transport: sends one request.
-        name: for messages.
-        timeout: seconds for one answer, retries included.
-        retries: further tries after 429, 5xx and broken connections.
-        backoff: seconds before the first retry; doubled for each one after it.
-        concurrency: most requests at the same time.
-        price: of a million input tokens and of a million output tokens.
-    """
-
-    def __init__(
-        self,
-        transport: Transport,
-        name: str,
-        *,
-        timeout: float = 300.0,
-        retries: int = 4,
-        backoff: float = 1.0,
-        concurrency: int = 8,
-        price: tuple[float, float] = (0.0, 0.0),
-    ) -> None:
-        self.name, self.usage = name, Usage()
-        self._transport, self._timeout, self._retries, self._backoff = transport, timeout, retries, backoff
-        self._concurrency, self._price = concurrency, price
-        self._gate: tuple[asyncio.AbstractEventLoop, asyncio.Semaphore] | None = None
-
-    async def ask(self, messages: Messages) -> Completion:
-        """One answer, its cost counted.
-
-        Raises:
-            ModelError: no answer, after the retries or in time.
-        """
-        last = [""]
-        try:
-            async with self._limit(), asyncio.timeout(self._timeout):
-                answer = await self._tried(messages, last)
-        except TimeoutError:
-            self.usage.failures += 1
-            why = f"; last: {last[-1]}" if last[-1] else ""
-            raise ModelError(f"{self.name} gave no answer within {self._timeout:g} s{why}") from None
-        tokens = (answer.input_tokens, answer.output_tokens)
-        cost = answer.cost + sum(price * number / 1e6 for price, number in zip(self._price, tokens, strict=True))
-        usage = self.usage
-        usage.requests, usage.cost = usage.requests + 1, usage.cost + cost
-        usage.input_tokens, usage.output_tokens = usage.input_tokens + tokens[0], usage.output_tokens + tokens[1]
-        return msgspec.structs.replace(answer, cost=cost)
-
-    async def _tried(self, messages: Messages, last: list[str]) -> Completion:
-        for number in range(self._retries + 1):
-            try:
-                return await self._transport(messages)
-            except _Again as error:
-                last.append(str(error))
-                self.usage.failures += 1
-                if number < self._retries:
-                    await asyncio.sleep(max(self._backoff * 2**number, error.wait))
-        raise ModelError(f"{self.name} failed {self._retries + 1} times; last: {last[-1]}")
-
-    def _limit(self) -> asyncio.Semaphore:
-        """At most so many at once in this event loop; each `fit` has a loop of its own."""
-        loop = asyncio.get_running_loop()
-        if self._gate is None or self._gate[0] is not loop:
-            self._gate = loop, asyncio.Semaphore(self._concurrency)
-        return self._gate[1]
-
-
-def over_http(endpoint: str, model: str, api_key: str | None, parameters: Mapping[str, Any]) -> Transport:
-    """Chat completions of an OpenAI-compatible endpoint.
-
-    Raises:
-        ConfigError: no URL.
-    """
-    if urlsplit(endpoint).scheme not in ("http", "https") or not urlsplit(endpoint).hostname:
-        raise ConfigError(f"APO's `endpoint` must be a URL such as http://127.0.0.1:8000/v1, given was {endpoint!r}")
-    url, headers = f"{endpoint.rstrip('/')}/chat/completions", {"Authorization": f"Bearer {api_key}"} if api_key else {}
-
-    async def complete(messages: Messages) -> Completion:
-        import aiohttp
-
-        forever = aiohttp.ClientTimeout(total=None)  # the model's own deadline counts
-        try:
-            async with (
-                aiohttp.ClientSession(headers=headers, timeout=forever) as session,
-                session.post(url, json={"model": model, "messages": messages, **parameters}) as response,
-            ):
-                content = await response.read()
-                if response.status >= 400:
-                    said = f"HTTP {response.status}: {content[:300].decode(errors='replace')}"
-                    raise _failed(f"{model} at {endpoint}", response.status, said, response.headers.get("Retry-After"))
-                return _completion(json.loads(content))
-        except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise _Again(f"{type(error).__name__}: {error}") from error
-
-    return complete
 
 
 def over_client(client: Any, model: str, parameters: Mapping[str, Any]) -> Transport:
@@ -167,8 +26,8 @@ def over_client(client: Any, model: str, parameters: Mapping[str, Any]) -> Trans
             answer = await client.chat.completions.create(model=model, messages=messages, **parameters)
         except Exception as error:  # the client's own classes are not known here
             status = getattr(error, "status_code", None)
-            raise _failed(f"{model} by {type(client).__name__}", status, f"{type(error).__name__}: {error}") from error
-        return _completion(answer if isinstance(answer, dict) else answer.model_dump())
+            raise failed(status, f"{type(error).__name__}: {error}") from error
+        return completion(answer if isinstance(answer, dict) else answer.model_dump())
 
     return complete
 
@@ -182,7 +41,7 @@ def over_function(function: Callable[..., Any]) -> Transport:
             if inspect.isawaitable(answer):
                 answer = await answer
         except Exception as error:
-            raise _Again(f"{type(error).__name__}: {error}") from error
+            raise Again(f"{type(error).__name__}: {error}") from error
         if isinstance(answer, Completion):
             return answer
         if not isinstance(answer, str):
@@ -190,25 +49,6 @@ def over_function(function: Callable[..., Any]) -> Transport:
         return Completion(text=answer)
 
     return complete
-
-
-def _failed(who: str, status: Any, said: str, wait: str | None = None) -> Exception:
-    if isinstance(status, int) and status < 500 and status not in RETRIED:
-        return ModelError(f"{who} refused: {said}")
-    try:
-        return _Again(said, float(wait or 0.0))
-    except ValueError:  # a date
-        return _Again(said)
-
-
-def _completion(answer: Any) -> Completion:
-    try:
-        usage: Mapping[str, Any] = answer.get("usage") or {}
-        tokens: Sequence[int] = [usage.get(name) or 0 for name in ("prompt_tokens", "completion_tokens")]
-        text = answer["choices"][0]["message"]["content"] or ""
-        return Completion(text=str(text), input_tokens=tokens[0], output_tokens=tokens[1])
-    except (LookupError, TypeError, AttributeError) as error:
-        raise _Again(f"the answer is no chat completion ({type(error).__name__}: {error}): {str(answer)[:200]}") from error
 
 
 class ModelOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -240,7 +80,7 @@ class ModelOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """Of a million input tokens and of a million output tokens of critic and editor."""
 
 
-def make_models(given: Any, options: ModelOptions) -> tuple[Model, Model]:
+def make_models(given: Any, options: ModelOptions) -> tuple[ChatModel, ChatModel]:
     """Critic and editor.
 
     Args:
@@ -261,14 +101,14 @@ def make_models(given: Any, options: ModelOptions) -> tuple[Model, Model]:
     home = options.endpoint or os.environ.get("OPENAI_BASE_URL") or OPENAI
     names = _names(home if given is None else OPENAI, options)  # whoever brings a client has a model of these names, or says another
     if given is not None:
-        return _models(options, *((over_client(given, name, parameters), name) for name in names))
+        return _models(options, *((over_client(given, name, parameters), f"{name} by {type(given).__name__}") for name in names))
     key = _key(options.api_key, home)
-    return _models(options, *((over_http(home, name, key, parameters), f"{name} at {home}") for name in names))
+    return _models(options, *((over_http("APO's", home, name, key, parameters), f"{name} at {home}") for name in names))
 
 
-def _models(options: ModelOptions, critic: tuple[Transport, str], editor: tuple[Transport, str]) -> tuple[Model, Model]:
-    def make(transport: Transport, name: str) -> Model:
-        return Model(
+def _models(options: ModelOptions, critic: tuple[Transport, str], editor: tuple[Transport, str]) -> tuple[ChatModel, ChatModel]:
+    def make(transport: Transport, name: str) -> ChatModel:
+        return ChatModel(
             transport,
             name,
             timeout=options.timeout,

@@ -15,9 +15,9 @@ from typing import TypeVar
 
 import msgspec
 
+from agl.chat import ChatModel, Messages
 from agl.errors import ConfigError
 from agl.resources import PromptTemplate
-from agl_apo.model import Messages, Model
 from agl_apo.moves import Proposal, Propose, Rejected, Repair
 from agl_apo.records import is_plain, role_of
 
@@ -56,7 +56,7 @@ class Proposer:
         ConfigError: a file cannot be read, or lacks a name in `{{…}}` that it needs.
     """
 
-    def __init__(self, critic: Model, editor: Model, files: Mapping[str, str | Path | None] | None = None) -> None:
+    def __init__(self, critic: ChatModel, editor: ChatModel, files: Mapping[str, str | Path | None] | None = None) -> None:
         self.critic, self.editor = critic, editor
         self._files = {name: _read(name, (files or {}).get(name)) for name in FILES}
 
@@ -138,7 +138,7 @@ def read_prompt(answer: str) -> list[str] | str:
     return [text] if text else "its <prompt> is empty"
 
 
-async def _parsed(model: Model, request: str, read: Callable[[str], list[T] | str]) -> tuple[list[T] | str, float]:
+async def _parsed(model: ChatModel, request: str, read: Callable[[str], list[T] | str]) -> tuple[list[T] | str, float]:
     """What was read of an answer, or why it could not be, after one request to mend it; and the cost."""
     messages: Messages = [{"role": "user", "content": request}]
     answer = await model.ask(messages)

@@ -186,7 +186,8 @@ async def discover(run: Run, tasks: Sequence[Task], asked: Sequence[str] | None,
         )
         raise ConfigError(
             f"no prompt of this agent is known, before it runs or by its calls ({why}); give one by name, such as "
-            '`initial_resources={"prompt_template": agl.PromptTemplate(template="…")}` for a parameter `prompt_template` of your function'
+            '`initial_resources={"prompt_template": agl.PromptTemplate(template="…")}`, or `--prompt prompt_template=FILE` of `agl train`: '
+            "a function has it as the parameter `prompt_template`, a program in the file that `AGL_PROMPTS_FILE` names"
         )
     return chosen(asked, given, found)
 

@@ -1,8 +1,7 @@
-"""The language model behind a judge: an OpenAI-compatible endpoint with retries, a deadline, a limit and a cache."""
+"""The language model behind a judge: an OpenAI-compatible endpoint, whose answers are parsed and kept in a cache."""
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import json
 import os
@@ -10,16 +9,13 @@ import secrets
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 
 import msgspec
 
+from agl.chat import ChatModel, Messages, ModelError, over_http
 from agl.errors import ConfigError
 
 T = TypeVar("T")
-Messages = list[dict[str, str]]
-RETRIED = frozenset({408, 409, 425, 429})
-"""HTTP statuses, beside 500 and above, after which the same request may succeed."""
 
 
 class Unjudged(Exception):
@@ -65,10 +61,10 @@ class JudgeModel:
         endpoint: base URL with its `/v1`.
         api_key: the key, or `$NAME` for the environment variable that holds it.
         parameters: further fields of each request, such as `{"temperature": 0, "max_tokens": 500}`.
-        timeout: seconds for one judgement, retries included.
+        timeout: seconds for one answer, retries included; one that cannot be parsed is asked for once more.
         retries: further tries after 429, 5xx and broken connections.
         backoff: seconds before the first retry; doubled for each one after it.
-        concurrency: most judgements at the same time.
+        concurrency: most requests at the same time.
         cache: True keeps answers in memory, a path keeps them in that folder, False keeps none.
         price: of a million input tokens and of a million output tokens.
 
@@ -90,21 +86,24 @@ class JudgeModel:
         cache: bool | str | Path = True,
         price: tuple[float, float] | None = None,
     ) -> None:
-        if urlsplit(endpoint).scheme not in ("http", "https") or not urlsplit(endpoint).hostname:
-            raise ConfigError(f"a judge's `endpoint` must be a URL such as http://127.0.0.1:8000/v1, given was {endpoint!r}")
         least: dict[str, tuple[Any, float]] = {"timeout": (timeout, 1e-3), "retries": (retries, 0), "backoff": (backoff, 0)}
         for name, (value, limit) in {**least, "concurrency": (concurrency, 1)}.items():
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= limit:
                 raise ConfigError(f"a judge's `{name}` must be a number of at least {limit:g}, given was {value!r}")
         self.endpoint, self.model, self.parameters = endpoint.rstrip("/"), model, dict(parameters or {})
         self.usage = Usage()
-        self._key = _key(api_key)
-        self._timeout, self._retries, self._backoff, self._concurrency = timeout, retries, backoff, concurrency
         self._cache = Cache(cache)
-        self._price = (0.0, 0.0) if price is None else price
-        if len(self._price) != 2:
+        if price is not None and len(price) != 2:
             raise ConfigError(f"a judge's `price` is that of a million input and of a million output tokens, given was {price!r}")
-        self._gate: tuple[asyncio.AbstractEventLoop, asyncio.Semaphore] | None = None
+        self._chat = ChatModel(
+            over_http("a judge's", self.endpoint, model, _key(api_key), self.parameters),
+            self.endpoint,
+            timeout=timeout,
+            retries=retries,
+            backoff=backoff,
+            concurrency=concurrency,
+            price=price or (0.0, 0.0),
+        )
 
     def config(self) -> dict[str, Any]:
         """What its answers depend on."""
@@ -125,80 +124,34 @@ class JudgeModel:
         used = Usage(cached=int(known is not None))
         try:
             if known is None:
-                async with self._limit():
-                    known = await self._answer(messages(_delimiter(messages(""))), parse, used)
+                known = await self._answer(messages(_delimiter(messages(""))), parse, used)
             parsed = parse(known)
             self._cache.put(key, known)
             return parsed, used
         except ValueError as error:
             used.missing = 1
             raise Unjudged(f"the answer of {self.model} cannot be read: {error}") from error
-        except Unjudged:
+        except ModelError as error:
             used.missing = 1
-            raise
+            raise Unjudged(str(error)) from error
         finally:
             self.usage.add(used)
 
-    def _limit(self) -> asyncio.Semaphore:
-        """At most so many at once in this event loop; each `fit` has a loop of its own."""
-        loop = asyncio.get_running_loop()
-        if self._gate is None or self._gate[0] is not loop:
-            self._gate = loop, asyncio.Semaphore(self._concurrency)
-        return self._gate[1]
-
     async def _answer(self, messages: Messages, parse: Callable[[str], Any], used: Usage) -> str:
         """Text of the answer, mended once by the model itself where it cannot be parsed."""
-        last: list[str] = []
+        text = await self._complete(messages, used)
         try:
-            async with asyncio.timeout(self._timeout):
-                text = await self._complete(messages, used, last)
-                try:
-                    parse(text)
-                    return text
-                except ValueError as error:
-                    mend = f"That cannot be read: {error}. Answer again with the JSON object alone."
-                    said = [{"role": "assistant", "content": text}, {"role": "user", "content": mend}]
-                return await self._complete([*messages, *said], used, last)
-        except TimeoutError:
-            raise Unjudged(f"{self.endpoint} gave no answer within {self._timeout:g} s{'; last: ' + last[-1] if last else ''}") from None
+            parse(text)
+            return text
+        except ValueError as error:
+            mend = f"That cannot be read: {error}. Answer again with the JSON object alone."
+            said = [{"role": "assistant", "content": text}, {"role": "user", "content": mend}]
+        return await self._complete([*messages, *said], used)
 
-    async def _complete(self, messages: Messages, used: Usage, last: list[str]) -> str:
-        """One chat completion, tried again where that may help; `last` gets what went wrong."""
-        import aiohttp
-
-        headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
-        body = {"model": self.model, "messages": messages, **self.parameters}
-        forever = aiohttp.ClientTimeout(total=None)  # the judgement's own deadline counts
-        async with aiohttp.ClientSession(headers=headers, timeout=forever) as session:
-            for number in range(self._retries + 1):
-                wait = 0.0
-                try:
-                    async with session.post(f"{self.endpoint}/chat/completions", json=body) as response:
-                        content = await response.read()
-                        if response.status < 400:
-                            used.requests += 1
-                            return self._text(content, used)
-                        last.append(f"HTTP {response.status}: {content[:300].decode(errors='replace')}")
-                        wait = _seconds(response.headers.get("Retry-After"))
-                        if response.status < 500 and response.status not in RETRIED:
-                            raise Unjudged(f"{self.endpoint} refused: {last[-1]}")
-                except (aiohttp.ClientError, OSError) as error:
-                    last.append(f"{type(error).__name__}: {error}")
-                if number < self._retries:
-                    await asyncio.sleep(max(self._backoff * 2**number, wait))
-        raise Unjudged(f"{self.endpoint} failed {self._retries + 1} times; last: {last[-1]}")
-
-    def _text(self, content: bytes, used: Usage) -> str:
-        try:
-            told: Any = json.loads(content)
-            usage: dict[str, Any] = told.get("usage") or {}
-            tokens: list[int] = [usage.get(name) or 0 for name in ("prompt_tokens", "completion_tokens")]
-            used.input_tokens += tokens[0]
-            used.output_tokens += tokens[1]
-            used.cost += sum(price * number / 1e6 for price, number in zip(self._price, tokens, strict=True))
-            return str(told["choices"][0]["message"]["content"] or "")
-        except (ValueError, LookupError, TypeError, AttributeError) as error:
-            raise Unjudged(f"{self.endpoint} answered what is no chat completion ({type(error).__name__}: {error})") from error
+    async def _complete(self, messages: Messages, used: Usage) -> str:
+        answer = await self._chat.ask(messages)
+        used.add(Usage(requests=1, input_tokens=answer.input_tokens, output_tokens=answer.output_tokens, cost=answer.cost))
+        return answer.text
 
 
 def make_model(owner: str, endpoint: str, model: str, options: Mapping[str, Any]) -> JudgeModel:
@@ -257,10 +210,3 @@ def _key(given: str | None) -> str | None:
     if given[1:] not in os.environ:
         raise ConfigError(f"a judge's `api_key` names the environment variable `{given[1:]}`, which is not set; export it")
     return os.environ[given[1:]]
-
-
-def _seconds(text: str | None) -> float:
-    try:
-        return max(0.0, float(text or 0.0))
-    except ValueError:  # a date
-        return 0.0
