@@ -123,7 +123,7 @@ headers = st.fixed_dictionaries(
     optional={
         "x-agl-call": values,
         "x-agl-role": values,
-        "x-agl-llm": values,
+        "x-agl-llm": st.one_of(values, st.just("native")),
         "traceparent": values,
         "Idempotency-Key": values,
         "x-stainless-retry-count": values,
@@ -160,8 +160,9 @@ class Bench:
         (rollout,) = await self.store.claim("run", "w")
         host, port = self.upstream.addresses[0][:2]
         llm = LLM(endpoint=f"http://{host}:{port}/v1", model="policy", version="1", seeded=True)
-        self.attempt = ActiveAttempt(rollout, Resources(version=0, values={"main_llm": llm}))
-        self.url = self.gateway.open(self.attempt, {"main_llm": llm})["main_llm"].endpoint
+        native = LLM(endpoint=llm.endpoint, model="native", dialects=("responses", "messages"))
+        self.attempt = ActiveAttempt(rollout, Resources(version=0, values={"main_llm": llm, "native": native}))
+        self.url = self.gateway.open(self.attempt, {"main_llm": llm, "native": native})["main_llm"].endpoint
         self.session = aiohttp.ClientSession()
 
     async def send(self, path: str, raw: bytes, given: dict[str, str]) -> None:
@@ -210,6 +211,8 @@ async def answer(request: web.Request) -> web.StreamResponse:
         streamed = json.loads(await request.read()).get("stream") is True
     except (ValueError, AttributeError, RecursionError):
         streamed = False
+    if request.path.endswith(("/messages", "/responses")):
+        return native_answer(request.path, streamed)
     function = {"name": "f", "arguments": "{not json"}
     message = {"role": "assistant", "content": "hi", "tool_calls": [{"index": 0, "id": "a", "type": "function", "function": function}]}
     about = {"id": "c", "model": "policy", "usage": {"prompt_tokens": 1, "completion_tokens": 2}, "count": 3}
@@ -218,6 +221,21 @@ async def answer(request: web.Request) -> web.StreamResponse:
         return web.json_response(about | {"prompt_token_ids": [1], "choices": [tokens | {"message": message}]})
     chunk = json.dumps(about | {"prompt_token_ids": [1], "choices": [tokens | {"delta": message}]})
     return web.Response(text=f"data: {chunk}\n\ndata: [DONE]\n\n", content_type="text/event-stream")
+
+
+def native_answer(path: str, streamed: bool) -> web.Response:
+    """The same in the words of Messages and Responses."""
+    usage = {"input_tokens": 1, "output_tokens": 2}
+    if path.endswith("/responses"):
+        call = {"type": "function_call", "id": "fc", "call_id": "a", "name": "f", "arguments": "{not json"}
+        whole: dict[str, Any] = {"id": "resp_x", "status": "completed", "output": [call], "usage": usage}
+        events: list[dict[str, Any]] = [{"type": "response.completed", "response": whole}]
+    else:
+        whole = {"id": "msg", "role": "assistant", "content": [{"type": "text", "text": "hi"}], "stop_reason": "end_turn", "usage": usage}
+        events = [{"type": "message_start", "message": whole}, {"type": "message_stop"}]
+    if not streamed:
+        return web.json_response(whole)
+    return web.Response(text="".join(f"data: {json.dumps(event)}\n\n" for event in events), content_type="text/event-stream")
 
 
 def fuzz(count: int, chance: int) -> dict[str, Any]:
