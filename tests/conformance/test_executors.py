@@ -106,6 +106,29 @@ class Newest(AttemptRunner):
         return await self._store.resources(self._run_id)
 
 
+class LosesRewards(ProcessExecutor):
+    """Forgets the rewards that its workers tell."""
+
+    async def hire(self, parcel):
+        link = await super().hire(parcel)
+        told = link.event
+
+        async def event():
+            while b'"RewardAdded"' in (found := await told()):
+                pass
+            return found
+
+        link.event = event
+        return link
+
+
+class HasOneMore(ProcessExecutor):
+    """Starts one worker more than it is told."""
+
+    def __init__(self, **given):
+        super().__init__(**{**given, "n_runners": given["n_runners"] + 1})
+
+
 @pytest.mark.parametrize(
     ("broken", "check"),
     [
@@ -116,6 +139,8 @@ class Newest(AttemptRunner):
         (HidesBrokenPlugins, "test_a_broken_plugin_stops_it_and_is_named"),
         (GivesTheNewest, "test_an_attempt_gets_the_resources_of_its_rollouts_version"),
         (HasNoDeadline, "test_an_agent_is_ended_at_its_deadline"),
+        (LosesRewards, "test_attempts_are_never_mixed"),
+        (HasOneMore, "test_at_most_n_runners_work_at_the_same_time"),
     ],
 )
 def test_a_broken_executor_is_caught_by_name(broken, check):
