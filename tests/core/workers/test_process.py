@@ -201,6 +201,17 @@ def test_a_script_without_a_guard_is_told_so_and_starts_nothing_twice():
     assert out == ""
 
 
+def test_an_agent_that_is_made_under_the_guard_is_refused_and_told_where_to_make_it():
+    code = (
+        textwrap.dedent(SCRIPT.format(guard='if __name__ == "__main__":'))
+        .replace("agent = Agent()", "")
+        .replace("    trainer = ", "    agent = Agent()\n    trainer = ")
+    )
+    Path("guarded.py").write_text(code)
+    done = subprocess.run([sys.executable, "guarded.py"], capture_output=True, text=True, check=False, timeout=60)
+    assert "the script has no `agent` where a worker imports it; make it at the top level" in done.stderr
+
+
 def test_an_agent_of_a_session_without_a_file_is_refused():
     code = textwrap.dedent(SCRIPT.format(guard="if True:"))
     _, err = start(code=code).communicate(timeout=60)

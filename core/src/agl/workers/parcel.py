@@ -45,7 +45,15 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
             return pickle.loads(self.pickled)
         assert self.module is not None
         found = importlib.import_module(self.module)
-        return found if self.name is None else getattr(found, self.name)
+        if self.name is None:
+            return found
+        if not hasattr(found, self.name):
+            where = "the script" if self.module == "__main__" else f"`{self.module}`"
+            raise ConfigError(
+                f"{where} has no `{self.name}` where a worker imports it; make it at the top level, outside of functions and of "
+                '`if __name__ == "__main__":`'
+            )
+        return getattr(found, self.name)
 
     def needs_main(self) -> bool:
         """Whether it lies in the script, or refers to something that does."""
@@ -187,10 +195,9 @@ def _main_script() -> dict[str, str]:
 
 
 def _global_name(value: Any) -> tuple[str, str] | None:
-    """Module and name under which an object is found again; the script first."""
-    modules: dict[str, Any] = {"__main__": sys.modules["__main__"], **sys.modules}
-    for module_name, module in modules.items():
-        names: Mapping[str, Any] = getattr(module, "__dict__", {})
+    """Module and name under which an object is found again; the script last: some of its names exist only where it starts the training."""
+    for module_name in sorted(sys.modules, key=lambda name: name in ("__main__", "__mp_main__")):
+        names: Mapping[str, Any] = getattr(sys.modules[module_name], "__dict__", {})
         for name, found in list(names.items()):
             if found is value and module_name != "__mp_main__":
                 return module_name, name
