@@ -76,10 +76,10 @@ math-model: setup ## make the embedded model of the math agent again, in minutes
 test-verl:       ## train the SQL agent through VERL on a CPU, and compare numerics, in an environment that has VERL
 	@$(PYTHON) tools/setup_verl.py .venv-verl && .venv-verl/bin/pytest tests/algorithms/grpo/verl_parity tests/algorithms/verl tests/algorithms/verl/on_cpu tests/executors/ray -W ignore $(ARGS)
 
-test-vllm:       ## clients as they are, and native GRPO, with a real vLLM on the CPU (x86-64), in an environment that has it
+test-vllm:       ## clients as they are with a real vLLM on the CPU (x86-64) and with the native engine, GRPO with vLLM, in an environment of its own
 	@$(PYTHON) tools/setup_vllm.py .venv-vllm
 	@! command -v npm > /dev/null || npm ci --prefix examples/node_agent --no-fund --no-audit
-	@.venv-vllm/bin/pytest tests/vllm --timeout 1800 $(ARGS)
+	@.venv-vllm/bin/pytest tests/vllm tests/algorithms/grpo/test_clients.py --timeout 1800 $(ARGS)
 
 fuzz-gateway: setup-dev ## 10,000 malformed requests to the gateway, in every dialect
 	@$(BIN)/python tools/fuzz_gateway.py 10000
@@ -99,9 +99,9 @@ test-examples-plugins: ## the example packages of examples/plugins, each in an e
 canary:          ## the tests of each plugin with what is newest on PyPI today, whatever its upper bounds say; no part of CI
 	@$(PYTHON) tools/canary.py $(foreach plugin,$(PLUGINS),$(if $(findstring -and-,$(plugin)),,$(plugin)))
 
-test-node: setup-dev ## the agents in JavaScript, with the SDKs of npm; needs Node 22 or later
+test-node: setup-dev ## the agents in JavaScript, and the SDKs of npm with the native engine; needs Node 22 or later
 	@npm ci --prefix examples/node_agent --no-fund --no-audit
-	@$(BIN)/pytest tests/examples/node_agent $(ARGS)
+	@$(BIN)/pytest tests/examples/node_agent tests/algorithms/grpo/test_clients.py -k "node_agents or node-" $(ARGS)
 
 clean:           ## remove environments and caches, keep .agl
 	@rm -rf .venv .venv-* .pytest_cache .ruff_cache .hypothesis

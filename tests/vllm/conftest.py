@@ -15,7 +15,8 @@ import pytest
 
 from agl_grpo.vllm_server import VLLMServer
 
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "conformance" / "tiny")]
+TESTS = Path(__file__).parents[1]
+sys.path[:0] = [str(Path(__file__).parent), str(TESTS / "conformance" / "tiny"), str(TESTS / "clients")]
 COMMON = ["--enforce-eager", "--generation-config=vllm", "--dtype=float32", "--max-num-seqs=16"]
 
 

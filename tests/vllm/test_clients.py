@@ -7,29 +7,16 @@ seed: prompt ids, sampled ids and log-probabilities have to be the same, and wha
 from __future__ import annotations
 
 import json
-import shutil
 import sys
 import urllib.request
 from pathlib import Path
 
 import pytest
+from programs import CALLS, COMMANDS, missing, misunderstood, version_of
 
 import agl
 from agl.spans import SpanKind
 from agl.transitions import call_of
-
-CLIENTS = Path(__file__).parent / "clients"
-PYTHON = {
-    "openai-2": "openai_client.py",
-    "openai-3": "openai_client.py",
-    "anthropic": "anthropic_client.py",
-    "langchain": "langchain_client.py",
-}
-COMMANDS = {name: [sys.executable, str(CLIENTS / file)] for name, file in PYTHON.items()} | {
-    "node": ["node", str(CLIENTS / "openai_client.mjs")],
-    "curl": ["bash", str(CLIENTS / "curl_client.sh")],
-}
-CALLS = {"openai-2": 12, "openai-3": 12, "anthropic": 6, "langchain": 4, "node": 6, "curl": 8}
 
 
 @pytest.fixture(scope="module")
@@ -55,40 +42,10 @@ def again(url, call):
     return prompt, [(one["token_ids"], logprobs) for one, logprobs in zip(choices, told, strict=True)]
 
 
-def texts_of(call):
-    """What a client sees of a recorded call: the text of each choice, or the arguments of its tools; of Messages each block."""
-    parts = []
-    for message in (choice["message"] for choice in call.response["choices"]):
-        arguments = [one["function"]["arguments"] for one in message.get("tool_calls", [])]
-        blocks = [text for text in (message["content"], *arguments) if text]
-        parts += blocks if call.dialect == "messages" else [message["content"] or "".join(arguments)]
-    return parts
-
-
-def same(seen, call):
-    """Whether a client saw what is recorded. Arguments of a tool are compared as objects; of those that were cut off, each SDK makes its own."""
-    recorded = texts_of(call)
-    if any("tool_calls" in choice["message"] for choice in call.response["choices"]):
-        try:
-            return list(map(as_json, seen)) == list(map(as_json, recorded))
-        except ValueError:
-            return call.choices[0].finish_reason == "length"
-    return seen == recorded
-
-
-def as_json(text):
-    """An object or a list as one; other texts as they are.
-
-    Raises:
-        ValueError: one that was cut off.
-    """
-    return json.loads(text) if text.startswith(("{", "[")) else text
-
-
 @pytest.mark.parametrize("client", COMMANDS)
 def test_what_is_recorded_of_a_client_is_what_vllm_sampled(url, client, tmp_path, monkeypatch):
-    if shutil.which(COMMANDS[client][0]) is None:
-        pytest.skip(f"there is no {COMMANDS[client][0]}")
+    if why := missing(client):
+        pytest.skip(why)
     monkeypatch.chdir(tmp_path)
     llm = agl.LLM(endpoint=url, model="policy", version="0", seeded=True)
     beside = Path(sys.prefix) / client
@@ -110,13 +67,5 @@ def test_what_is_recorded_of_a_client_is_what_vllm_sampled(url, client, tmp_path
     assert all(item.trainable for item in result.transitions)
     assert len(result.transitions) == sum(len(call.choices) for call in calls)
     said = (tmp_path / "said").read_text()
-    if client == "curl":
-        whole = [(line, call) for line, call in zip(said.split("\n"), calls, strict=False) if not call.streamed]
-        assert all(json.dumps(text, ensure_ascii=False)[1:-1] in line for line, call in whole for text in texts_of(call))
-        version = "itself"
-    else:
-        told = json.loads(said)
-        assert [(seen, texts_of(call)) for seen, call in zip(told["said"], calls, strict=True) if not same(seen, call)] == []
-        version = told["version"]
-        assert client.partition("-")[2] in ("", version.partition(".")[0])
-    print(f"{client} {version}: {len(calls)} calls, {tokens} sampled tokens, all equal")
+    assert misunderstood(client, said, calls) == []
+    print(f"{client} {version_of(client, said)}: {len(calls)} calls, {tokens} sampled tokens, all equal")

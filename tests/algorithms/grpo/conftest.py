@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
+import sys
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +17,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from agl.transitions import Row
 from agl_grpo.engine import Engine
 
+sys.path.insert(0, str(Path(__file__).parents[2] / "clients"))
 TEMPLATE = (
     "{% if tools %}<|im_start|>tools\n{% for tool in tools %}{{ tool.function.name }} {% endfor %}<|im_end|>\n{% endif %}"
     "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}"
@@ -86,6 +90,32 @@ def make_engine(tokenizer: Any) -> Iterator[Callable[..., Engine]]:
 @pytest.fixture
 def engine(model: Any, make_engine: Callable[..., Engine]) -> Engine:
     return make_engine(model)
+
+
+@pytest.fixture
+def sampled(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[int], list[int], list[float]]]:
+    """Every answer that the engine gives: prompt ids, token ids, log-probabilities."""
+    told: list[Any] = []
+    generate, stream = engine.generate, engine.stream
+
+    async def whole(prompt_ids: Any, sampling: Any = None) -> Any:
+        done = await generate(prompt_ids, sampling)
+        told.extend((list(prompt_ids), answer.token_ids, answer.logprobs) for answer in done.answers)
+        return done
+
+    async def streamed(prompt_ids: Any, sampling: Any = None) -> Any:
+        rows: Any = [(list(prompt_ids), [], []) for _ in range(sampling.n)]
+        async with contextlib.aclosing(stream(prompt_ids, sampling)) as deltas:
+            async for delta in deltas:
+                if delta.token_id is not None:
+                    rows[delta.choice][1].append(delta.token_id)
+                    rows[delta.choice][2].append(delta.logprob)
+                yield delta
+        told.extend(rows)
+
+    monkeypatch.setattr(engine, "generate", whole)
+    monkeypatch.setattr(engine, "stream", streamed)
+    return told
 
 
 @pytest.fixture(scope="session")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-
 import anthropic
 import openai
 import pytest
@@ -28,32 +26,6 @@ def store(tmp_path_factory):
     made = SQLStore(tmp_path_factory.mktemp("store") / "store.sqlite")
     yield made
     made.close()
-
-
-@pytest.fixture
-def sampled(engine, monkeypatch):
-    """Every answer that the engine gives: prompt ids, token ids, log-probabilities."""
-    told = []
-    generate, stream = engine.generate, engine.stream
-
-    async def whole(prompt_ids, sampling=None):
-        done = await generate(prompt_ids, sampling)
-        told.extend((list(prompt_ids), answer.token_ids, answer.logprobs) for answer in done.answers)
-        return done
-
-    async def streamed(prompt_ids, sampling=None):
-        rows = [(list(prompt_ids), [], []) for _ in range(sampling.n)]
-        async with contextlib.aclosing(stream(prompt_ids, sampling)) as deltas:
-            async for delta in deltas:
-                if delta.token_id is not None:
-                    rows[delta.choice][1].append(delta.token_id)
-                    rows[delta.choice][2].append(delta.logprob)
-                yield delta
-        told.extend(rows)
-
-    monkeypatch.setattr(engine, "generate", whole)
-    monkeypatch.setattr(engine, "stream", streamed)
-    return told
 
 
 async def chat(client, claude, stream):

@@ -26,7 +26,8 @@ def texts_of(message):
     return [text_of(block) for block in message.content]
 
 
-for tools in ({}, {"tools": [TOOL]}, {"tools": [TOOL], "tool_choice": {"type": "tool", "name": "weather"}}):
+FORCED = [] if "NO_FORCED_TOOLS" in os.environ else [{"tools": [TOOL], "tool_choice": {"type": "tool", "name": "weather"}}]
+for tools in ({}, {"tools": [TOOL]}, *FORCED):
     asked = {"model": "m", "max_tokens": 40, "system": "Be brief.", "messages": [{"role": "user", "content": "Weather in Rome?"}], **tools}
     said.append(texts_of(client.messages.create(**asked)))
     with client.messages.stream(**asked) as stream:

@@ -2,7 +2,7 @@
 import { writeFileSync } from "node:fs";
 import { createRequire } from "node:module";
 
-const from = createRequire(new URL("../../../examples/node_agent/package.json", import.meta.url));
+const from = createRequire(new URL("../../examples/node_agent/package.json", import.meta.url));
 const { OpenAI } = from("openai");
 const { VERSION } = from("openai/version");
 
