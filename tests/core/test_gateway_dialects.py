@@ -1,5 +1,6 @@
 """Responses, Messages and text completions through the gateway, by the SDKs as they are: each call is recorded as a chat."""
 
+import asyncio
 import contextlib
 import json
 import time
@@ -214,7 +215,7 @@ async def test_pieces_arrive_as_the_endpoint_sends_them(open_desk, dialect):
     assert at[b" three"] - at[b"one"] > 0.05
 
 
-@pytest.mark.parametrize("dialect", ["responses", "messages"])
+@each_dialect
 @pytest.mark.parametrize("how", ["breaks", "says an error"])
 async def test_a_stream_that_goes_wrong_is_told_in_the_clients_dialect(open_desk, dialect, how, monkeypatch):
     async with ScriptedServer(lambda body: Reply("one two three four", drop_after=3)) as server:
@@ -238,6 +239,35 @@ async def test_an_answer_without_a_choice_is_a_failure_of_the_endpoint(open_desk
     assert desk.attempt.infrastructure_error
     (span,) = await desk.spans()
     assert span.status == SpanStatus.ERROR
+
+
+BODIES = {
+    "chat/completions": {"messages": USER},
+    "completions": {"prompt": "hi"},
+    "responses": {"input": "hi"},
+    "messages": {"messages": USER, "max_tokens": 99},
+}
+
+
+@pytest.mark.parametrize("native", [False, True])
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("path", BODIES)
+async def test_a_client_that_hangs_up_cancels_the_call_at_the_endpoint(open_desk, path, stream, native):
+    async with ScriptedServer(lambda body: Reply("word " * 1000, chunk_delay=0.05, delay=0.0 if stream else 30.0)) as server:
+        desk = await open_desk(server, **({"version": None, "dialects": ("responses", "messages")} if native else {}))
+        async with aiohttp.ClientSession() as session:
+            body = {"model": "m", "stream": stream, **BODIES[path]}
+            asking = asyncio.ensure_future(session.post(f"{desk.llm.base_url}/{path}", json=body))
+            while not (server.requests and (asking.done() or not stream)):
+                await asyncio.sleep(0.01)
+            if stream:
+                asking.result().close()
+            asking.cancel()
+        async with asyncio.timeout(10):
+            while not server.abandoned:
+                await asyncio.sleep(0.01)
+    (span,) = await desk.spans()
+    assert (call_of(span).http_status, span.error, desk.attempt.infrastructure_error) == (499, "the client went away", None)
 
 
 # Who is let in, and which call is a retry.
