@@ -8,8 +8,8 @@ from typing import Any
 import msgspec
 
 from agl.builtin.judge_model import Unjudged, make_model
-from agl.chat import Messages
 from agl.builtin.judge_texts import block, data_rule, fields_of, parse_json, shown
+from agl.chat import Messages
 from agl.errors import ConfigError
 from agl.judges import Judge
 from agl.results import RolloutResult

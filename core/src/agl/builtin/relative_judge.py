@@ -12,8 +12,8 @@ from typing import Any
 import msgspec
 
 from agl.builtin.judge_model import Unjudged, Usage, make_model
-from agl.chat import Messages
 from agl.builtin.judge_texts import block, data_rule, fields_of, parse_json, shown
+from agl.chat import Messages
 from agl.judges import Judge
 from agl.results import Group
 from agl.rewards import NoReward, Reward, make_reward
