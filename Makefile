@@ -74,7 +74,7 @@ math-model: setup ## make the embedded model of the math agent again, in minutes
 	@$(BIN)/python examples/math_agent/make_math_model.py
 
 test-verl:       ## train the SQL agent through VERL on a CPU, and compare numerics, in an environment that has VERL
-	@$(PYTHON) tools/setup_verl.py .venv-verl && .venv-verl/bin/pytest tests/algorithms/grpo/verl_parity tests/algorithms/verl tests/algorithms/verl/on_cpu tests/executors/ray -W ignore $(ARGS)
+	@$(PYTHON) tools/setup_verl.py .venv-verl && .venv-verl/bin/pytest tests/algorithms/grpo/verl_parity tests/algorithms/verl/test_*.py tests/algorithms/verl/on_cpu tests/executors/ray -W ignore $(ARGS)
 
 test-vllm:       ## clients as they are with a real vLLM on the CPU (x86-64) and with the native engine, GRPO with vLLM, in an environment of its own
 	@$(PYTHON) tools/setup_vllm.py .venv-vllm
