@@ -74,9 +74,9 @@ class ExecutorConformance(Conformance):
     def test_an_agent_is_ended_at_its_deadline(self) -> None:
         """If this fails, one hanging agent holds up every step."""
         asked = [make_rollout({"input": 12.0}, timeout=0.3), make_rollout({"input": 0.0}, timeout=0.3), make_rollout({"input": 0.0})]
-        started = time.monotonic()
         results = run_all(self, _sleeping_agent, asked, n_runners=1)
-        took = time.monotonic() - started
+        first, *others = [result.rollout.attempt.started_at for result in results if result.rollout.attempt is not None]
+        took = min(others) - first  # from claim to claim: what it takes to start workers is no part of it
         require(took < 10.0, f"an agent with a deadline of 0.3 s held its runner for {took:.1f} s")
         failures = [result.failure for result in results]
         require(failures == [Failure.TIMEOUT, None, None], f"the failures are {failures}, not a timeout and two that worked")
