@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -41,3 +43,12 @@ def test_without_verl_the_error_says_what_to_install() -> None:
 def test_the_supported_range_stands_in_the_metadata() -> None:
     asked = importlib.metadata.requires("agl-verl") or []
     assert 'verl<0.10,>=0.9.1; extra == "verl"' in [item.replace("'", '"') for item in asked]
+
+
+def test_the_runs_of_verl_are_named_beside_the_other_tests_and_not_within_a_folder_that_is_named_too() -> None:
+    """pytest 9 takes a folder within another for named already, and `norecursedirs` then leaves it out."""
+    makefile = Path(__file__).parents[3] / "Makefile"
+    [line] = re.findall(r"setup_verl\.py .*/pytest (.*?) -W", makefile.read_text())
+    named = line.split()
+    assert "tests/algorithms/verl/on_cpu" in named
+    assert not [one for one in named for other in named if one.startswith(f"{other}/")]
