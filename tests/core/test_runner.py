@@ -334,6 +334,12 @@ async def test_an_agent_that_gives_no_reward_at_all_is_a_failure_that_says_how_t
     )
 
 
+async def test_a_function_whose_return_value_is_its_output_is_told_that_it_is_no_reward(bench):
+    result = await bench.one(agl.agent(lambda text: 1.0, input=lambda task: task["q"]))
+    assert (result.failure, result.reward) == (Failure.REWARD, None)
+    assert "emitted none, and what it returned is its output, for `reward=` or a judge" in error(result)
+
+
 async def test_an_emitted_final_reward_is_enough_and_the_last_one_counts(bench):
     @agl.rollout
     def agent(task):

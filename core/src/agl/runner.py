@@ -316,7 +316,7 @@ class AttemptRunner:
             given = (None if judged else self._failure_reward) if policy == REWARD else policy
             return outcome, rewards if given is None or isinstance(given, str) else [*rewards, make_reward(given, source=FAILURE)]
         if not judged and not combining and rollout.reward_timeout is None:
-            outcome = outcome.failed(Failure.REWARD, _NO_REWARD.format(name=self._agent.spec.name))
+            outcome = outcome.failed(Failure.REWARD, _no_reward(self._agent.spec.name, outcome.output))
         return outcome, rewards
 
     async def _cut(self, rollout: Rollout, outcome: _Outcome) -> _Outcome:
@@ -354,10 +354,14 @@ class AttemptRunner:
         )
 
 
-_NO_REWARD = (
-    "no reward: `{name}` returned None and emitted none; return a float, give `reward=`, or call `agl.emit_reward`; "
-    "where one comes later, give `Trainer(reward_timeout=…)`"
-)
+def _no_reward(name: str, output: Any) -> str:
+    later = "where one comes later, give `Trainer(reward_timeout=…)`"
+    if output is None:
+        return f"no reward: `{name}` returned None and emitted none; return a float, give `reward=`, or call `agl.emit_reward`; {later}"
+    return (
+        f"no reward: `{name}` emitted none, and what it returned is its output, for `reward=` or a judge (`Trainer(rewards=[…])`) to judge; give one "
+        f"of them, call `agl.emit_reward`, or mark a function that returns its reward with `@agl.rollout`; {later}"
+    )
 
 
 class _Outcome(msgspec.Struct, kw_only=False):
