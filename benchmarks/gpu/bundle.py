@@ -119,7 +119,7 @@ def pack(folder: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     with target.open("wb") as file:
         tar = subprocess.Popen(["tar", "-C", str(folder), "-c", "."], stdout=subprocess.PIPE)
-        subprocess.run(["xz", "-9", "-T1"], stdin=tar.stdout, stdout=file, check=True)
+        subprocess.run(["xz", "-9", "-T0"], stdin=tar.stdout, stdout=file, check=True)
         if tar.wait():
             raise SystemExit(f"tar could not read {folder}")
 
