@@ -16,6 +16,8 @@ from agl.gateway.memory import Memory
 from agl.gateway.problems import Problem
 from agl.gateway.stream import StreamAssembler, error_text
 
+KEY_HEADER = "x-api-key"
+"""Where these endpoints look for their key."""
 VERSION = "2023-06-01"
 """Of the API, where the client names none."""
 _FINISHED = {"max_tokens": "length", "model_context_window_exceeded": "length", "tool_use": "tool_calls", "refusal": "content_filter"}
@@ -162,9 +164,6 @@ class NativeMessages(Messages):
         return Native(
             body=with_values(asked, sent, overridden, "max_tokens"), headers=headers_of(headers), key_header=KEY_HEADER, query=query
         )
-
-
-KEY_HEADER = "x-api-key"
 
 
 def headers_of(given: Mapping[str, str]) -> dict[str, str]:
