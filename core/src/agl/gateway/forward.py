@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from typing import Any
 
@@ -170,7 +171,8 @@ class _Call:
         except (asyncio.CancelledError, _ClientGone):
             # SDKs close the connection at the answer's own end, which may be before the endpoint does: such a call is whole.
             if told and not (self._dialect.translated or assembler.error):
-                self.record(response=assembler.finished(), status=200, error=None)
+                with contextlib.suppress(Problem, msgspec.DecodeError):
+                    self.record(response=assembler.finished(), status=200, error=None)
             raise
         self.record(response=None if error else body, status=200, error=error, infrastructure=error is not None)
         if error and (self._dialect.translated or not assembler.error):  # the status is sent: the client can only be told in the stream
