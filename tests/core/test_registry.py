@@ -17,7 +17,7 @@ def test_a_driver_is_loaded_by_its_name():
 
 
 def test_an_unknown_name_is_refused_with_those_that_exist():
-    with pytest.raises(PluginError, match=r"no executor is named `cloud`; there are \['thread'\]"):
+    with pytest.raises(PluginError, match=r"no executor is named `cloud`; there are \['process', .*'thread'\]"):
         registry.load("agl.executors", "cloud")
 
 
