@@ -1,5 +1,6 @@
 """Agents in processes of their own: recorded as in threads, killed where they must be, refused before anything starts where they cannot go."""
 
+import asyncio
 import os
 import re
 import signal
@@ -17,6 +18,7 @@ from agl.errors import ConfigError, PluginError
 from agl.hookspecs import hookimpl
 from agl.rollouts import Failure
 from agl.testing.scripted import Reply, ScriptedServer
+from agl.workers.process import ProcessLink
 
 HERE = str(Path(__file__).parent)
 
@@ -230,3 +232,13 @@ def test_the_end_of_the_trainer_is_the_end_of_its_workers_and_of_what_they_start
     finally:
         process.kill()
         process.communicate()
+
+
+async def test_a_message_of_which_half_has_come_is_whole_for_the_next_who_asks():
+    link = ProcessLink()
+    link._reader = asyncio.StreamReader()
+    link._reader.feed_data(b"\0" * 7 + b"\5" + b"he")
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(link.event(), 0.05)
+    link._reader.feed_data(b"llo")
+    assert await link.event() == b"hello"

@@ -55,6 +55,8 @@ class ProcessLink(Link):
     def __init__(self) -> None:
         self._held = contextlib.ExitStack()
         self._process: asyncio.subprocess.Process | None = None
+        self._size: int | None = None
+        """Of the message whose beginning was read."""
 
     async def open(self, parcel: Parcel) -> None:
         """Start it.
@@ -107,8 +109,11 @@ class ProcessLink(Link):
 
     async def event(self) -> bytes:
         try:
-            (size,) = _HEAD.unpack(await self._reader.readexactly(_HEAD.size))
-            return await self._reader.readexactly(size)
+            if self._size is None:  # else a caller was cancelled between the two
+                (self._size,) = _HEAD.unpack(await self._reader.readexactly(_HEAD.size))
+            assert self._size is not None
+            data, self._size = await self._reader.readexactly(self._size), None
+            return data
         except (asyncio.IncompleteReadError, ConnectionError):
             raise WorkerError(f"the worker process {await self._ending()}; the attempt can be made again in another") from None
 
