@@ -165,6 +165,28 @@ def test_two_trainers_after_each_other_share_a_store_and_no_state():
     assert sorted(rows) == sorted([(first.run_id, "succeeded", 8), (second.run_id, "succeeded", 8)])
 
 
+@pytest.mark.parametrize(
+    ("late", "order"),
+    [(False, ["executor up", "start", "stop", "executor down"]), (True, ["start", "executor up", "executor down", "stop"])],
+)
+def test_an_executor_starts_before_the_algorithm_or_joins_what_it_brings(late, order):
+    from agl.runner import ThreadExecutor
+
+    toy = Toy()
+
+    class Joining(ThreadExecutor):
+        after_algorithm = late
+
+        async def start(self):
+            toy.calls.append("executor up")
+
+        async def stop(self):
+            toy.calls.append("executor down")
+
+    agl.Trainer(algorithm=toy, executor=Joining, quiet=True).fit(agent, TASKS)
+    assert toy.calls == order
+
+
 async def test_it_works_inside_a_running_event_loop_as_in_a_notebook():
     assert asyncio.get_running_loop().is_running()
     assert trainer().dev(agent, TASKS[:1])[0].reward == 0.0

@@ -16,7 +16,9 @@ import pytest
 from agl_grpo.vllm_server import VLLMServer
 
 TESTS = Path(__file__).parents[1]
-sys.path[:0] = [str(folder) for folder in (Path(__file__).parent, TESTS / "conformance" / "tiny", TESTS / "clients", TESTS.parent / "tools")]
+sys.path[:0] = [
+    str(folder) for folder in (Path(__file__).parent, TESTS / "conformance" / "tiny", TESTS / "clients", TESTS.parent / "tools")
+]
 COMMON = ["--enforce-eager", "--generation-config=vllm", "--dtype=float32", "--max-num-seqs=16"]
 
 

@@ -28,6 +28,8 @@ class Executor(ABC):
     """
 
     name = "executor"
+    after_algorithm = False
+    """Whether it starts when the algorithm is up, to join what that brings; else before it, so that an agent that cannot be run costs nothing."""
 
     def __init__(
         self,
@@ -52,7 +54,7 @@ class Executor(ABC):
         """
 
     async def start(self) -> None:  # noqa: B027
-        """Be ready to run the agent; the Trainer waits for it before the algorithm starts. A driver may leave it out.
+        """Be ready to run the agent; the Trainer waits for it. A driver may leave it out.
 
         Raises:
             ConfigError: it cannot.

@@ -427,8 +427,8 @@ class Trainer:
                 n_runners=self.n_runners,
                 failure_reward=self.failure_reward,
             )
-            stack.push_async_callback(executor.stop)
-            await executor.start()
+            if not executor.after_algorithm:
+                await _started(executor, stack)
             values = dict(self.initial_resources)
             run.resources = run.resources.replace(values)
             if learner is not None:
@@ -438,6 +438,8 @@ class Trainer:
             check_prompts(values, self.roles, prompts)
             self.roles.check(Resources(version=0, values=values).llms())
             await run.publish(metrics=None, **values)
+            if executor.after_algorithm:
+                await _started(executor, stack)
             work = asyncio.ensure_future(executor.run())
             stack.push_async_callback(_end, work)
             stack.push_async_callback(store.cancel, run.id)
@@ -659,6 +661,11 @@ async def _closed(run: Run, trackers: Trackers) -> None:
         status = "failed"
         await run.store.update_run(run.id, status=status)
     await trackers.tell("run_ended", status)
+
+
+async def _started(executor: Executor, stack: contextlib.AsyncExitStack) -> None:
+    stack.push_async_callback(executor.stop)
+    await executor.start()
 
 
 def _executor_class(given: Any) -> type[Executor]:

@@ -74,7 +74,7 @@ async def error_of(call: Awaitable[Any]) -> Exception | None:
 
 
 def left_behind(before: set[threading.Thread], seconds: float = 5.0) -> list[str]:
-    """Names of threads that were not there before and are still there after `seconds`; idle ones of thread pools, and of loops kept for later runs, are none."""
+    """Names of threads that were not there before and are still there after `seconds`; idle ones of pools, and loops kept for later, are none."""
     until = time.monotonic() + seconds
     while found := sorted(thread.name for thread in set(threading.enumerate()) - before if thread.is_alive() and not _idle(thread)):
         if time.monotonic() > until:

@@ -31,6 +31,7 @@ class RayExecutor(WorkerExecutor):
     """Runs a run's rollouts in `n_runners` processes, spread evenly over the machines of a Ray cluster. See `Executor`."""
 
     name = "ray"
+    after_algorithm = True  # VERL starts or joins Ray with settings of its own
     _joined = False
 
     @classmethod

@@ -1,4 +1,7 @@
-"""Runs of VERL for the tests here: four steps, killed after the second one's checkpoint and resumed; one that collects ahead; the article's script."""
+"""Runs of VERL for the tests here.
+
+Four steps, killed after the second one's checkpoint and resumed; one that collects ahead; the article's script; one with its runners on Ray.
+"""
 
 from __future__ import annotations
 

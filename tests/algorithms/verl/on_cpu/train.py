@@ -1,6 +1,6 @@
 """Trains the SQL agent through VERL on a CPU: what the tests start as a process of its own.
 
-python train.py FOLDER [--steps 3] [--resume] [--ahead]
+python train.py FOLDER [--steps 3] [--resume] [--ahead] [--executor ray]
 """
 
 from __future__ import annotations
@@ -94,10 +94,11 @@ def main() -> None:
     os.environ.update(ENVIRONMENT)
     sys.path[:0] = [str(HERE), str(ROOT / "examples" / "sql_agent")]
 
+    from agl_verl_cpu_agent import graph
+
     import agl
     from agl_verl import VERL
     from data import make_splits
-    from sql_agent import build_graph
     from train_sql_agent import EMBEDDED_MODEL, reward, visible
 
     parser = argparse.ArgumentParser()
@@ -106,6 +107,7 @@ def main() -> None:
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--ahead", action="store_true")
     parser.add_argument("--lora", action="store_true")
+    parser.add_argument("--executor", default="thread", help="where the agents run")
     parser.add_argument("--address", help="of a Ray cluster; started for the run when none is given")
     options = parser.parse_args()
     changes = {
@@ -116,14 +118,15 @@ def main() -> None:
     os.environ["TENSORBOARD_DIR"] = str(options.folder / "tensorboard")
     train, val, _ = make_splits(options.folder / "databases", seed=0)
     trainer = agl.Trainer(
-        n_runners=8,
+        n_runners=8 if options.executor == "thread" else 2,
+        executor=options.executor,
         algorithm=VERL(config(EMBEDDED_MODEL, options.steps, **changes)),
         adapter={"agent_match": "write|rewrite"},
         store=options.folder / "store.sqlite",
         trackers=[f"jsonl={options.folder / 'tracked.jsonl'}"],
         timeout=120,
     )
-    agent = agl.agent(build_graph(), input=visible, reward=reward, name="sql_agent")
+    agent = agl.agent(graph, input=visible, reward=reward, name="sql_agent")
     result = trainer.fit(agent, train[:64], val[:4], resume=options.resume or None)
     print(json.dumps({"run": result.run_id, "directory": str(result.directory)}), flush=True)
 
