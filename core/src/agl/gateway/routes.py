@@ -21,7 +21,7 @@ from agl.gateway.dialects import Dialect
 from agl.gateway.dialects.chat import Chat
 from agl.gateway.dialects.completions import Completions
 from agl.gateway.dialects.messages import Messages
-from agl.gateway.dialects.native import NativeDialect
+from agl.gateway.dialects.native import NativeDialect, native
 from agl.gateway.dialects.native_messages import KEY_HEADER, NativeMessages, headers_of
 from agl.gateway.dialects.native_responses import NativeResponses
 from agl.gateway.dialects.responses import Responses
@@ -126,16 +126,16 @@ class Routes:
             llm = opened.upstream(asked.get("model"), _unquoted(request, LLM_HEADER))
             exchange = self._exchange(request, opened, dialect, asked, llm)
             seed = call_seed(opened.attempt.rollout.seed, exchange.role, opened.number(exchange.role, exchange.call_id))
-            native = NATIVE[dialect.name] if dialect.name in llm.dialects else None
-            spoken = native or dialect
+            own = NATIVE[dialect.name] if dialect.name in llm.dialects else None
+            spoken = own or dialect
             try:
                 reading = spoken.read(asked, opened.memory)
             except Problem as problem:
                 record(self._recorder, opened, exchange, None, problem.status, problem.message, problem.infrastructure)
                 raise
             exchange.sent, overridden = upstream_body(reading.chat, llm, opened.attempt.rollout, seed, spoken.token_fields)
-            if native is not None:
-                exchange.native = native.native(asked, exchange.sent, overridden, request.headers, request.query)
+            if own is not None:
+                exchange.native = native(own, asked, exchange.sent, overridden, request.headers, request.query)
             exchange.overridden = {**cast(dict[str, Any], told), **overridden} if isinstance(told, dict) else overridden
             return await self._forwarder.call(request, spoken, reading, opened, exchange, llm)
 
@@ -148,8 +148,8 @@ class Routes:
             llm = opened.upstream(asked.get("model"), _unquoted(request, LLM_HEADER))
             if dialect.name in llm.dialects:
                 told = {"model": llm.model}
-                native = NATIVE[dialect.name].native(asked, told, told, request.headers, request.query)
-                return await self._passed(opened, llm, "POST", path, data=encode(native.body), **native.options())
+                passed = native(NATIVE[dialect.name], asked, told, told, request.headers, request.query)
+                return await self._passed(opened, llm, "POST", path, data=encode(passed.body), **passed.options())
             chat = dialect.read({"max_tokens": 1, **asked} if dialect is MESSAGES else asked, opened.memory).chat
             number = await count(self._forwarder, llm, chat)
             return web.json_response({"input_tokens": number} | ({} if dialect is MESSAGES else {"object": "response.input_tokens"}))

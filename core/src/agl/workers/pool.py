@@ -87,7 +87,7 @@ class Pool:
 class WorkerExecutor(ThreadExecutor):
     """Runs a run's rollouts in workers; the Trainer's process does all but run the agent. See `Executor`.
 
-    A transport derives from it and defines `hire`.
+    A transport derives from it and defines `make_link`.
     """
 
     def __init__(self, **given: Any) -> None:
@@ -107,12 +107,22 @@ class WorkerExecutor(ThreadExecutor):
         await self.pool.close()
 
     @abstractmethod
+    def make_link(self) -> Link:
+        """The way to a worker that is not started yet."""
+
     async def hire(self, parcel: Parcel) -> Link:
         """Start a worker, which then tells that it has loaded the parcel.
 
         Raises:
             WorkerError: it cannot be started.
         """
+        link = self.make_link()
+        try:
+            await link.open(parcel)
+        except BaseException:
+            await link.kill()
+            raise
+        return link
 
 
 class _WorkerAttempts(AttemptRunner):

@@ -38,15 +38,9 @@ class ProcessExecutor(WorkerExecutor):
 
     name = "process"
 
-    async def hire(self, parcel: Parcel) -> Link:
+    def make_link(self) -> Link:
         ready()
-        link = ProcessLink()
-        try:
-            await link.open(parcel)
-        except BaseException:
-            await link.kill()
-            raise
-        return link
+        return ProcessLink()
 
 
 class ProcessLink(Link):

@@ -14,6 +14,7 @@ from agl.endings import AgentFailed
 from agl.errors import PluginError, RewardError, WorkerError
 from agl.rewards import Reward
 from agl.rollouts import Failure
+from agl.workers.parcel import Parcel
 from agl.workers.wire import LAST_CALL, Begun, Ended, EndpointSeen, Event, Loaded, Order, RewardAdded, SpanAdded, read
 
 GRACE_SECONDS = 1.0
@@ -22,6 +23,14 @@ GRACE_SECONDS = 1.0
 
 class Link(ABC):
     """The way to one worker; a transport derives from it."""
+
+    @abstractmethod
+    async def open(self, parcel: Parcel) -> None:
+        """Start it.
+
+        Raises:
+            WorkerError: it cannot be started.
+        """
 
     @abstractmethod
     async def order(self, order: Order) -> None:

@@ -49,14 +49,8 @@ class RayExecutor(WorkerExecutor):
         if self._joined:
             await asyncio.to_thread(ray.shutdown)
 
-    async def hire(self, parcel: Parcel) -> Link:
-        link = RayLink()
-        try:
-            await link.open(parcel)
-        except BaseException:
-            await link.kill()
-            raise
-        return link
+    def make_link(self) -> Link:
+        return RayLink()
 
 
 class Host:

@@ -36,24 +36,34 @@ class Native(msgspec.Struct, frozen=True, kw_only=True):
 class NativeDialect(Dialect, Protocol):
     """One API that goes on as it is; `read` gives the view of the request that is recorded."""
 
-    def native(
-        self,
-        asked: dict[str, Any],
-        sent: Mapping[str, Any],
-        overridden: Mapping[str, Any],
-        headers: Mapping[str, str],
-        query: Mapping[str, str],
-    ) -> Native:
-        """The request itself.
+    limit: str
+    """Its name for the limit of tokens."""
+    key_header: str
 
-        Args:
-            asked: the body as the client sent it.
-            sent: its view, in which the resource has set its values.
-            overridden: names of these, as the view has them.
-            headers: of the client's request.
-            query: of its URL.
-        """
+    def headers(self, given: Mapping[str, str]) -> dict[str, str]:
+        """What of a client's headers belongs to the API."""
         ...
+
+
+def native(
+    dialect: NativeDialect,
+    asked: dict[str, Any],
+    sent: Mapping[str, Any],
+    overridden: Mapping[str, Any],
+    headers: Mapping[str, str],
+    query: Mapping[str, str],
+) -> Native:
+    """The request itself.
+
+    Args:
+        asked: the body as the client sent it.
+        sent: its view, in which the resource has set its values.
+        overridden: names of these, as the view has them.
+        headers: of the client's request.
+        query: of its URL.
+    """
+    body = with_values(asked, sent, overridden, dialect.limit)
+    return Native(body=body, headers=dialect.headers(headers), key_header=dialect.key_header, query=query)
 
 
 def with_values(asked: dict[str, Any], sent: Mapping[str, Any], overridden: Mapping[str, Any], limit: str) -> dict[str, Any]:

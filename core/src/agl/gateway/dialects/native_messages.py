@@ -11,7 +11,7 @@ from agl.gateway.dialects import openai
 from agl.gateway.dialects.blocks import Block, Kind
 from agl.gateway.dialects.events import event
 from agl.gateway.dialects.messages import Messages, MessagesReading, error
-from agl.gateway.dialects.native import JSON, Native, completion, told, with_values, without_texts
+from agl.gateway.dialects.native import JSON, completion, told, without_texts
 from agl.gateway.memory import Memory
 from agl.gateway.problems import Problem
 from agl.gateway.stream import StreamAssembler, error_text
@@ -143,6 +143,8 @@ class NativeMessages(Messages):
     path = "messages"
     translated = False
     token_fields: dict[str, Any] = {}
+    limit = "max_tokens"
+    key_header = KEY_HEADER
 
     def read(self, asked: dict[str, Any], memory: Memory) -> Any:
         """Anything: the endpoint judges it."""
@@ -152,18 +154,9 @@ class NativeMessages(Messages):
         """The endpoint's own words."""
         return body
 
-    def native(
-        self,
-        asked: dict[str, Any],
-        sent: Mapping[str, Any],
-        overridden: Mapping[str, Any],
-        headers: Mapping[str, str],
-        query: Mapping[str, str],
-    ) -> Native:
-        """The request with the headers that this API has."""
-        return Native(
-            body=with_values(asked, sent, overridden, "max_tokens"), headers=headers_of(headers), key_header=KEY_HEADER, query=query
-        )
+    def headers(self, given: Mapping[str, str]) -> dict[str, str]:
+        """Of the API: its version, and what is tried out."""
+        return headers_of(given)
 
 
 def headers_of(given: Mapping[str, str]) -> dict[str, str]:

@@ -10,7 +10,7 @@ import msgspec
 from agl.gateway.dialects import openai
 from agl.gateway.dialects.blocks import Block, Kind, message_of
 from agl.gateway.dialects.events import event
-from agl.gateway.dialects.native import JSON, Native, completion, told, with_values, without_texts
+from agl.gateway.dialects.native import JSON, completion, told, without_texts
 from agl.gateway.dialects.responses import Responses, ResponsesReading, unknown
 from agl.gateway.memory import Memory
 from agl.gateway.problems import Problem, unsupported
@@ -162,21 +162,16 @@ class NativeResponses(Responses):
     path = "responses"
     translated = False
     token_fields: dict[str, Any] = {}
+    limit = "max_output_tokens"
+    key_header = "Authorization"
 
     def read(self, asked: dict[str, Any], memory: Memory) -> Any:
         """Nearly anything: the endpoint judges it."""
         return NativeResponsesReading(asked, memory)
 
-    def native(
-        self,
-        asked: dict[str, Any],
-        sent: Mapping[str, Any],
-        overridden: Mapping[str, Any],
-        headers: Mapping[str, str],
-        query: Mapping[str, str],
-    ) -> Native:
-        """The request as it is."""
-        return Native(body=with_values(asked, sent, overridden, "max_output_tokens"), headers=JSON, query=query)
+    def headers(self, given: Mapping[str, str]) -> dict[str, str]:
+        """None of the client's own."""
+        return JSON
 
 
 def _blocks(response: _Response) -> tuple[list[Block], bool]:
