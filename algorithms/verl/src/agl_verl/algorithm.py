@@ -233,6 +233,7 @@ class _Rollouts:
 
 
 _DEFAULT_MODEL = "~/models/deepseek-llm-7b-chat"
+"""What VERL has where nobody names a model."""
 
 
 def _plain(config: Any) -> dict[str, Any]:
