@@ -49,6 +49,17 @@ class LosesNames(MemoryStore):
         return lost
 
 
+class OneJournal(MemoryStore):
+    """Keeps the events of all runs together, the newest first."""
+
+    async def append(self, run_id, events):
+        await self.run(run_id)
+        self._journals["all"] = [*map(msgspec.json.encode, events), *self._journals.get("all", ())]
+
+    async def journal(self, run_id):
+        return await super().journal("all")
+
+
 class Reopens(MemoryStore):
     """Takes the report of an attempt that has ended."""
 
@@ -105,6 +116,7 @@ class TriesForEver(MemoryStore):
     [
         (DoubleClaims, "test_claims_are_atomic_among_threads_and_tasks"),
         (LosesNames, "test_resources_are_versions_with_all_names_kept"),
+        (OneJournal, "test_a_journal_keeps_all_events_in_order"),
         (Reopens, "test_a_final_state_stays_final"),
         (Reopens, "test_one_of_many_reports_of_an_attempt_counts"),
         (SleepsOn, "test_a_wait_ends_with_the_last_rollout"),

@@ -485,6 +485,26 @@ def test_migrating_makes_the_schema_that_the_code_names(tmp_path):
     store.close()
 
 
+def test_a_store_of_the_first_schema_is_migrated_with_what_it_holds(tmp_path):
+    async def use(store, *, first):
+        if first:
+            await store.create_run(record(RUN))
+        else:
+            await store.append(RUN, [{"event": "begin"}])
+            return (await store.run(RUN)).run_id, await store.journal(RUN)
+
+    path = tmp_path / "store.sqlite"
+    store = SQLStore(path)
+    asyncio.run(use(store, first=True))
+    store.close()
+    with sqlite3.connect(path) as connection:
+        connection.executescript("DROP TABLE journal; UPDATE alembic_version SET version_num = '0001'")
+    connection.close()
+    store = SQLStore(path)
+    assert asyncio.run(use(store, first=False)) == (RUN, [{"event": "begin"}])
+    store.close()
+
+
 def test_the_hot_statements_exist_for_postgresql_too():
     from sqlalchemy.dialects import postgresql
 

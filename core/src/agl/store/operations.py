@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 from sqlalchemy import Connection, Row, and_, func, insert, select, update
+from sqlalchemy.exc import IntegrityError
 
 from agl.errors import NotFoundError, StoreError
 from agl.results import RolloutResult
@@ -25,6 +26,15 @@ IDS = 500
 _rollout = msgspec.json.Decoder(Rollout).decode
 _span = msgspec.json.Decoder(Span).decode
 _reward = msgspec.json.Decoder(Reward).decode
+
+
+def append(connection: Connection, rows: Sequence[dict[str, Any]]) -> None:
+    """Keep events of a run's journal."""
+    if rows:
+        try:
+            connection.execute(insert(schema.journal), rows)
+        except IntegrityError as error:
+            raise NotFoundError(f"no run `{rows[0]['run_id']}`") from error
 
 
 def rollout_row(rollout: Rollout) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import Column, Float, ForeignKey, Index, Integer, LargeBinary, MetaData, String, Table, Text, UniqueConstraint
 
-HEAD = "0001"
+HEAD = "0002"
 
 metadata = MetaData()
 
@@ -78,5 +78,13 @@ rewards = Table(
     metadata,
     Column("number", Integer, primary_key=True, autoincrement=True),
     Column("attempt_id", String(40), ForeignKey("attempts.attempt_id"), nullable=False, index=True),
+    Column("body", LargeBinary, nullable=False),
+)
+
+journal = Table(
+    "journal",
+    metadata,
+    Column("number", Integer, primary_key=True, autoincrement=True),
+    Column("run_id", String(40), ForeignKey("runs.run_id"), nullable=False, index=True),
     Column("body", LargeBinary, nullable=False),
 )

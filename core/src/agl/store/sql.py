@@ -26,7 +26,7 @@ from agl.rollouts import AttemptStatus, Failure, Rollout, RolloutStatus, new_id
 from agl.spans import Span
 from agl.store import operations, schema
 from agl.store.base import POLL_SECONDS, Counts, RunRecord, Store
-from agl.store.encoding import printable
+from agl.store.encoding import encode, printable
 from agl.store.statements import Statements
 from agl.store.waiting import Signal, Watch
 from agl.store.writer import Writer, readable
@@ -165,6 +165,21 @@ class SQLStore(Store):
         if found is None:
             raise NotFoundError(f"run `{run_id}` has no resources version `{version if version is not None else 'newest'}`")
         return found
+
+    async def append(self, run_id: str, events: Sequence[Mapping[str, Any]]) -> None:
+        """Append events to a run's journal.
+
+        Raises:
+            NotFoundError: there is no such run.
+        """
+        rows = [{"run_id": run_id, "body": encode(event)} for event in events]
+        await self._writer.run(lambda c: operations.append(c, rows))
+
+    async def journal(self, run_id: str) -> list[dict[str, Any]]:
+        """All events of a run's journal, in the order in which they were appended."""
+        table = schema.journal
+        query = select(table.c.body).where(table.c.run_id == run_id).order_by(table.c.number)
+        return [msgspec.json.decode(body) for body in await self._read(lambda c: c.execute(query).scalars().all())]
 
     # Rollouts and attempts.
 

@@ -20,7 +20,7 @@ from agl.rewards import Reward
 from agl.rollouts import FINAL_ROLLOUT, Attempt, AttemptStatus, Failure, Rollout, RolloutStatus, new_id
 from agl.spans import Span
 from agl.store.base import POLL_SECONDS, Counts, RunRecord, Store
-from agl.store.encoding import printable, span_json
+from agl.store.encoding import encode, printable, span_json
 from agl.store.waiting import Signal, Watch
 
 T = TypeVar("T")
@@ -42,6 +42,7 @@ class MemoryStore(Store):
         self._closed = False
         self._runs: dict[str, RunRecord] = {}
         self._resources: dict[str, list[Resources]] = {}
+        self._journals: dict[str, list[bytes]] = {}
         self._rollouts: dict[str, Rollout] = {}
         """In the order they were asked for. `attempt` is the latest one."""
         self._queue: dict[str, list[tuple[int, str]]] = {}
@@ -102,6 +103,17 @@ class MemoryStore(Store):
             if not found:
                 raise NotFoundError(f"run `{run_id}` has no resources version `{version if version is not None else 'newest'}`")
             return found[-1]
+
+    async def append(self, run_id: str, events: Sequence[Mapping[str, Any]]) -> None:
+        encoded = [encode(event) for event in events]
+        with self._open():
+            if run_id not in self._runs:
+                raise NotFoundError(f"no run `{run_id}` in store `{self.where}`")
+            self._journals.setdefault(run_id, []).extend(encoded)
+
+    async def journal(self, run_id: str) -> list[dict[str, Any]]:
+        with self._open():
+            return [msgspec.json.decode(event) for event in self._journals.get(run_id, ())]
 
     # Rollouts and attempts.
 

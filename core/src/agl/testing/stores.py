@@ -84,6 +84,7 @@ class StoreConformance(Conformance):
             "run": store.run("run-none"),
             "resources": store.resources(RUN, 99),
             "results": store.results(["ro-none"]),
+            "append": store.append("run-none", [{}]),
             "add_spans": store.add_spans([make_span("ro-none", "at-none")]),
             "add_rewards": store.add_rewards("at-none", [Reward(value=1.0)]),
         }
@@ -125,6 +126,21 @@ class StoreConformance(Conformance):
         error = await error_of(store.publish(RUN, {"prompt": PromptTemplate(template="other")}, version=0))
         require(isinstance(error, StoreError), f"publishing version 0 again gave {error!r} rather than a StoreError")
         require((await store.resources(RUN, 0))["prompt"] == PromptTemplate(template="first"), "version 0 has changed")
+
+    @on_store
+    async def test_a_journal_keeps_all_events_in_order(self, store: Store) -> None:
+        """If this fails, a search that was killed goes another way when it goes on, or pays for its rollouts again."""
+        await store.create_run(make_record("run-b"))
+        events: list[dict[str, Any]] = [{"n": n, "deep": {"text": "ä\n", "none": None, "list": [0.1, True]}} for n in range(30)]
+        await store.append(RUN, events[:10])
+        await store.append("run-b", [{"other": 1}])
+        await store.append(RUN, [])
+        for event in events[10:]:
+            await store.append(RUN, [event])
+        found = await store.journal(RUN)
+        require(found == events, f"{len(found)} events came back for {len(events)}, and not as they were appended")
+        require(await store.journal("run-b") == [{"other": 1}], "the journal of one run holds another's events")
+        require(await store.journal("run-none") == [], "the journal of no run is not empty")
 
     # Claiming.
 
@@ -423,15 +439,17 @@ async def _fill(store: Store, kept: list[Any]) -> None:
     await store.enqueue([queued])
     await _finish(store, one[0], output="ok", spans=[_span_of(one[0])], rewards=[Reward(value=0.5)])
     await store.update_run(RUN, step=2)
+    await store.append(RUN, [{"event": "begin"}])
     ids = [one[0].rollout_id, queued.rollout_id]
-    kept += [ids, await store.run(RUN), await store.resources(RUN), await store.results(ids)]
+    kept += [ids, await store.run(RUN), await store.resources(RUN), await store.results(ids), await store.journal(RUN)]
 
 
 async def _compare(store: Store, kept: list[Any]) -> None:
-    ids, run, resources, results = kept
+    ids, run, resources, results, journal = kept
     require(await store.run(RUN) == run, "the run is not as it was acknowledged")
     require(await store.resources(RUN) == resources, "the resources are not as they were acknowledged")
     require(await store.results(ids) == results, "the results are not as they were acknowledged")
+    require(await store.journal(RUN) == journal, "the journal is not as it was acknowledged")
     require([one.rollout_id for one in await store.claim(RUN, "w", 5)] == ids[1:], "what was queued cannot be claimed")
 
 
