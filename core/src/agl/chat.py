@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from agl.errors import AglError, ConfigError
+from agl.store.encoding import printable
 
 Messages = list[dict[str, str]]
 RETRIED = frozenset({408, 409, 425, 429})
@@ -109,7 +110,7 @@ class ChatModel:
         usage = self.usage
         usage.requests, usage.cost = usage.requests + 1, usage.cost + cost
         usage.input_tokens, usage.output_tokens = usage.input_tokens + tokens[0], usage.output_tokens + tokens[1]
-        return msgspec.structs.replace(answer, cost=cost)
+        return msgspec.structs.replace(answer, text=printable(answer.text), cost=cost)
 
     async def _tried(self, messages: Messages, last: list[str]) -> Completion:
         for number in range(self._retries + 1):

@@ -1,6 +1,9 @@
 """An agent whose model obeys its prompt, and what a critic has to find out: for the tests of this folder."""
 
+import json
 import re
+import sqlite3
+from contextlib import closing
 
 import aiohttp
 
@@ -12,6 +15,23 @@ REMEDIES = {"no capitals": CAPITALS, "no mark": MARK}
 TRAIN = [{"id": f"t{n}", "word": f"apple{n}"} for n in range(16)]
 VAL = [{"id": f"v{n}", "word": f"pear{n}"} for n in range(12)]
 TEST = [{"id": f"x{n}", "word": f"plum{n}"} for n in range(10)]
+
+
+def ledger(store):
+    """The events in a store with one run, as another process reads them."""
+    with closing(sqlite3.connect(store)) as connection:
+        return [json.loads(body) for (body,) in connection.execute("SELECT body FROM journal ORDER BY number")]
+
+
+def set_ledger(store, events):
+    """Put others in their place, and let the run be one that failed."""
+    with closing(sqlite3.connect(store)) as connection, connection:
+        run_id = connection.execute("SELECT run_id FROM runs").fetchone()[0]
+        connection.execute("DELETE FROM journal")
+        connection.executemany(
+            "INSERT INTO journal (run_id, body) VALUES (?, ?)", [(run_id, json.dumps(event).encode()) for event in events]
+        )
+        connection.execute("UPDATE runs SET status = 'failed'")
 
 
 def obey(body):

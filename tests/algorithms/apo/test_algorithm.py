@@ -5,7 +5,7 @@ import re
 
 import openai
 import pytest
-from apo_agent import CAPITALS, MARK, SEED_PROMPT, TEST, TRAIN, VAL, ask, judged, repeat
+from apo_agent import CAPITALS, MARK, SEED_PROMPT, TEST, TRAIN, VAL, ask, judged, ledger, repeat
 
 import agl
 from agl.errors import AglError, ConfigError, NotFoundError
@@ -168,9 +168,9 @@ def test_the_beam_takes_as_many_rollouts_as_its_formula_says(critic, agents_mode
     assert MARK in apo.get_best_prompt().template or CAPITALS in apo.get_best_prompt().template
 
 
-def test_without_a_validation_dataset_half_of_the_tasks_are_kept_for_it(trainer):
-    result = trainer().fit(repeat, TRAIN)
-    begun = json.loads((result.directory / "ledger.jsonl").read_text().splitlines()[0])["about"]
+def test_without_a_validation_dataset_half_of_the_tasks_are_kept_for_it(trainer, tmp_path):
+    trainer().fit(repeat, TRAIN)
+    begun = ledger(tmp_path / "store.sqlite")[0]["about"]
     assert (len(begun["train"]), len(begun["val"])) == (8, 8)
     assert {*begun["train"], *begun["val"]} == {task["id"] for task in TRAIN}
 
@@ -283,8 +283,7 @@ def test_a_critic_that_is_down_stops_it_with_its_name_and_the_ledger_keeps_what_
     critic.answer = lambda body: Reply("overloaded", status=503)
     with pytest.raises(AglError, match=r"critic at http://\S+ failed 2 times; last: HTTP 503.*What was spent is kept: go on with `resume`"):
         trainer(apo={"retries": 1}).fit(repeat, TRAIN, VAL)
-    [ledger] = tmp_path.rglob("ledger.jsonl")
-    draws = [line for line in map(json.loads, ledger.read_text().splitlines()) if line["event"] == "draw"]
+    draws = [event for event in ledger(tmp_path / "store.sqlite") if event["event"] == "draw"]
     assert len(draws) == len(agents_model.requests) == 8
     from apo_agent import REMEDIES
 

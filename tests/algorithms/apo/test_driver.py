@@ -1,10 +1,9 @@
 """The driver: every answer is kept before the search hears it, and a search that goes on hears the same."""
 
 import asyncio
-import json
 
 import pytest
-from apo_agent import TRAIN, VAL, repeat
+from apo_agent import TRAIN, VAL, ledger, repeat, set_ledger
 
 import agl
 from agl.errors import AglError, DataError
@@ -76,13 +75,10 @@ class Driving(agl.Algorithm):
 
     async def fit(self, run):
         tasks = {"train": {task.task_id: task for task in run.train}, "val": {task.task_id: task for task in run.val}}
-        ledger = Ledger(run.directory)
-        ledger.open({"seed": 0})
-        try:
-            self.driver = Driver(run, self.search, World(run, tasks), self.proposer, ledger, self.limits)
-            await self.driver.drive()
-        finally:
-            ledger.close()
+        kept = await Ledger.of(run)
+        await kept.begin({"seed": 0})
+        self.driver = Driver(run, self.search, World(run, tasks), self.proposer, kept, self.limits)
+        await self.driver.drive()
 
 
 @pytest.fixture
@@ -103,11 +99,6 @@ def driven(tmp_path, agents_model):
     return drive
 
 
-def lines(tmp_path):
-    [path] = tmp_path.rglob("ledger.jsonl")
-    return path, [json.loads(line) for line in path.read_text().splitlines()]
-
-
 def test_moves_run_at_the_same_time_and_each_under_its_own_texts(driven, agents_model):
     search = Toy()
     driven(search)
@@ -124,8 +115,7 @@ def test_everything_that_the_search_was_told_is_in_the_ledger_before(driven, tmp
 
     class Watching(Toy):
         def tell(self, move, answer):
-            _, found = lines(tmp_path)
-            seen.append([line["event"] for line in found if line.get("move") == move.number])
+            seen.append([event["event"] for event in ledger(tmp_path / "s.sqlite") if event.get("move") == move.number])
             super().tell(move, answer)
 
     driven(Watching(at_once=False))
@@ -135,10 +125,9 @@ def test_everything_that_the_search_was_told_is_in_the_ledger_before(driven, tmp
 def test_a_search_that_goes_on_is_told_the_same_and_pays_for_nothing_again(driven, tmp_path, agents_model):
     with pytest.raises(AglError, match="no critic"):
         driven(Toy(at_once=False), Words(fails=True))
-    path, _ = lines(tmp_path)
-    kept = path.read_text().splitlines()
-    path.write_text("\n".join(kept[:7]) + "\n")  # of the second move one draw is left, and no answer
-    assert [json.loads(line)["event"] for line in kept[:7]] == ["begin", "draw", "draw", "draw", "answered", "draw", "draw"]
+    kept = ledger(tmp_path / "s.sqlite")[:7]
+    set_ledger(tmp_path / "s.sqlite", kept)  # the second move has its draws, and no answer
+    assert [event["event"] for event in kept] == ["begin", "draw", "draw", "draw", "answered", "draw", "draw"]
     before, search = len(agents_model.requests), Toy(at_once=False)
     driven(search, resume=True)
     assert [number for number, _ in search.told] == [0, 1, 2, 3]
@@ -160,19 +149,14 @@ def test_a_text_that_was_paid_for_is_kept_when_another_one_fails(driven, tmp_pat
 
     with pytest.raises(AglError, match=r"no critic\. What was spent is kept"):
         driven(Two(), Half())
-    told = [line["proposal"]["cost"] for line in lines(tmp_path)[1] if "proposal" in line]
+    told = [event["proposal"]["cost"] for event in ledger(tmp_path / "s.sqlite") if event.get("proposal")]
     assert told == [0.25]
 
 
 def test_rollouts_that_found_the_endpoint_down_are_tried_again_when_it_goes_on(driven, tmp_path, agents_model):
     driven(Toy(at_once=False))
-    path, found = lines(tmp_path)
-    broken = {**found[1], "draw": {**found[1]["draw"], "reward": None, "failure": "infrastructure"}}
-    path.write_text("".join(json.dumps(line) + "\n" for line in [found[0], broken]))
-    import sqlite3
-
-    with sqlite3.connect(tmp_path / "s.sqlite") as store:
-        store.execute("update runs set status = 'failed'")
+    begun, drawn, *_ = ledger(tmp_path / "s.sqlite")
+    set_ledger(tmp_path / "s.sqlite", [begun, {**drawn, "draw": {**drawn["draw"], "reward": None, "failure": "infrastructure"}}])
     search = Toy(at_once=False)
     driven(search, resume=True)
     assert [draw.reward for draw in dict(search.told)[0]] == [0.0, 0.0, 0.0]
@@ -180,12 +164,7 @@ def test_rollouts_that_found_the_endpoint_down_are_tried_again_when_it_goes_on(d
 
 def test_a_ledger_that_does_not_fit_the_search_is_refused(driven, tmp_path):
     driven(Toy(at_once=False))
-    path, found = lines(tmp_path)
-    path.write_text("".join(json.dumps(line) + "\n" for line in [found[0], {"event": "answered", "move": 7}]))
-    import sqlite3
-
-    with sqlite3.connect(tmp_path / "s.sqlite") as store:
-        store.execute("update runs set status = 'failed'")
+    set_ledger(tmp_path / "s.sqlite", [ledger(tmp_path / "s.sqlite")[0], {"event": "answered", "move": 7}])
     with pytest.raises(DataError, match=r"answers move 7, and the search asks for \[0\]"):
         driven(Toy(at_once=False), resume=True)
 
@@ -213,7 +192,7 @@ def test_when_the_time_is_up_nothing_more_is_run_and_the_search_hears_it(driven,
     assert search.hurried == [("`max_seconds` of 0.7 is nearly spent", 0)]
     assert dict(search.told)[1].error == "not run: `max_seconds` of 0.7 is spent"
     assert algorithm.driver.totals.rollouts == 1
-    assert lines(tmp_path)[1][-1]["event"] == "answered"
+    assert ledger(tmp_path / "s.sqlite")[-1]["event"] == "answered"
 
 
 def test_when_the_money_is_spent_nothing_more_is_run(driven):

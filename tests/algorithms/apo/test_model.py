@@ -65,6 +65,13 @@ async def test_an_async_function_may_return_a_text_or_a_completion_with_its_cost
     assert (model.usage.requests, model.usage.input_tokens, model.usage.cost) == (1, 5, 7.0)
 
 
+async def test_half_an_emoji_in_an_answer_is_written_out_so_that_it_can_be_kept():
+    async def half(messages):
+        return "half \ud83d and nul \0"
+
+    assert (await make_models(half, ModelOptions())[0].ask(HELLO)).text == r"half \ud83d and nul \0"
+
+
 async def test_a_function_that_returns_something_else_is_named():
     with pytest.raises(ModelError, match=r"the function broken must return a text or an `agl_apo.model.Completion`, it returned 7"):
         await ChatModel(over_function(_broken()), "broken").ask(HELLO)

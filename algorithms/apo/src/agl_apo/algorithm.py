@@ -119,7 +119,7 @@ class APO(Algorithm):
 
     async def fit(self, run: Run) -> None:
         tasks = task_sets(run)
-        ledger = Ledger(run.directory)
+        ledger = await Ledger.of(run)
         texts = self._texts if self._texts is not None else await self._discovered(run, ledger)
         own, sizes = self.settings.own, {name: len(found) for name, found in tasks.items()}
         world = World(run, tasks, own.agent_price)
@@ -128,23 +128,22 @@ class APO(Algorithm):
         rollouts = self.settings.rollouts(sizes["val"], sizes["train"])
         limits = Limits(max_rollouts=rollouts, max_cost=own.max_cost, max_seconds=own.max_seconds, reserve=self.settings.reserve)
         about = {"seed": run.seed, "texts": texts, "train": train, "val": val, "options": self.config()}
-        went_on = ledger.open(about)
+        went_on = await ledger.begin(about)
         try:
             run.console.say(
                 f"  {self.settings.strategy}: {sorted(texts)}, at most {rollouts} rollouts on {sizes['train']} + {sizes['val']} tasks"
             )
             if went_on:
-                run.console.say(f"  goes on from {len(ledger.events)} events of {ledger.path}")
+                run.console.say(f"  goes on from {len(ledger.events)} events of {ledger.where}")
             driver = Driver(run, search, world, self._proposer, ledger, limits, own.record_characters)
             await driver.drive()
             await self._end(run, search, driver, ledger)
         finally:
             getattr(search, "close", lambda: None)()
-            ledger.close()
 
     async def _discovered(self, run: Run, ledger: Ledger) -> dict[str, str]:
         """Prompts that the agent's calls tell; those that an earlier process found."""
-        if (begun := ledger.begun()) is not None:
+        if (begun := ledger.begun) is not None:
             return dict(begun["texts"])
         given = {name: template.template for name, template in run.resources.prompts().items()}
         return await discover(run, list(run.train)[:DISCOVERY_TASKS], self.settings.own.prompts, given)
@@ -153,7 +152,7 @@ class APO(Algorithm):
         outcome: Outcome = search.outcome
         if ledger.events[-1].event != "end":
             about = {"decision": outcome.decision, "winner": outcome.winner.candidate_id}
-            ledger.append(Event(event="end", at=driver.seconds, about=about))
+            await ledger.append(Event(event="end", at=driver.seconds, about=about))
         await driver.end(outcome.winner.texts, {"improved": int(outcome.decision == "improved")})
         test = await self._tested(run, outcome)
         self.outcome, self._said = outcome, files.summary(outcome, driver.totals, test)

@@ -104,7 +104,7 @@ class Driver:
             elif event.event == "answered":
                 if event.move not in self._open:
                     raise DataError(
-                        f"`{self.ledger.path}` answers move {event.move}, and the search asks for {sorted(self._open)}: it was begun by "
+                        f"{self.ledger.where} answers move {event.move}, and the search asks for {sorted(self._open)}: it was begun by "
                         "another version of agl-apo; start a new run"
                     )
                 await self._told(self._open[event.move], answer_of(event, self._known))
@@ -112,7 +112,7 @@ class Driver:
     async def _tell(self, move: Move, answer: Answer) -> None:
         proposal = answer if isinstance(answer, Proposal) else None
         about = about_move(move)
-        self.ledger.append(Event(event="answered", at=self.seconds, move=move.number, proposal=proposal, about=about))
+        await self.ledger.append(Event(event="answered", at=self.seconds, move=move.number, proposal=proposal, about=about))
         await self._told(move, answer)
 
     async def _told(self, move: Move, answer: Answer) -> None:
@@ -194,8 +194,8 @@ class Driver:
             else:
                 draw = await self.world.draw(move.candidate.texts, move.split, task_id, f"{move.number}.{place}")
             about = {"candidate": move.candidate.candidate_id, "split": move.split}
-            self.ledger.append(Event(event="draw", at=self.seconds, move=move.number, place=place, draw=draw, about=about))
-            known[place] = draw
+            known[place] = draw  # before it is kept: a move that is cancelled meanwhile and asked again does not pay twice
+            await self.ledger.append(Event(event="draw", at=self.seconds, move=move.number, place=place, draw=draw, about=about))
 
         await _all(one(place, task_id) for place, task_id in enumerate(move.tasks) if place not in known)
         return [known[place] for place in range(len(move.tasks))]
@@ -217,7 +217,7 @@ class Driver:
                 each = spent / max(1, self.totals.rollouts)
                 most = 0 if spent >= limit else int((limit - spent) / each) if each else self.limits.max_rollouts
                 about = {"reason": f"`{name}` of {limit:g} is nearly spent", "most": most}
-                self.ledger.append(Event(event="hurry", at=self.seconds, about=about))
+                await self.ledger.append(Event(event="hurry", at=self.seconds, about=about))
                 self._hurry(**about)
 
     def _cost(self) -> float:

@@ -1,11 +1,11 @@
-"""Ledger: every answer of the world to a search, in order, in a file that survives the death of the process.
+"""Ledger: every answer of the world to a search, in order, in the run's journal, which survives the death of the process.
 
-One JSON object per line, on disk before the search is told. A search is a function of its seed and of the answers in their order, so
-that telling it the ledger again brings it to where it was. A draw has a line of its own: what a half-finished move has brought is kept.
+An event is in the store before the search is told. A search is a function of its seed and of the answers in their order, so
+that telling it the ledger again brings it to where it was. A draw has an event of its own: what a half-finished move has brought is kept.
 
 | event | is |
 |---|---|
-| `begin` | first line: what the search was made with |
+| `begin` | first event: what the search was made with |
 | `draw` | one rollout of a move, at its place |
 | `answered` | a move's answer is whole, and the search was told |
 | `hurry` | the search was told to end |
@@ -14,23 +14,22 @@ that telling it the ledger again brings it to where it was. A draw has a line of
 
 from __future__ import annotations
 
-import os
+import asyncio
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from agl.errors import ConfigError, DataError
+from agl.runs import Run
 from agl_apo.moves import Answer, Draw, Evaluate, Move, Proposal, Propose
 
 FORMAT = 1
-"""Of the lines; one that a newer version wrote is refused."""
-NAME = "ledger.jsonl"
+"""Of the events; those that a newer version wrote are refused."""
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One line."""
+    """One event."""
 
     event: str
     at: float = 0.0
@@ -46,92 +45,86 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Ledger:
-    """Appends events, each on disk when the call returns.
+    """The events of one run, and how more are kept.
 
     Args:
-        folder: of the run.
+        run: whose journal they are in.
+        events: those of earlier processes.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.path = folder / NAME
-        self.events: list[Event] = []
+    def __init__(self, run: Run, events: list[Event]) -> None:
+        self.where = f"run `{run.id}` of store `{run.store.where}`"
+        """For messages."""
+        self.events = events
         """All events, those of earlier processes first."""
-        self._file: int | None = None
+        self._run = run
 
-    def open(self, about: Mapping[str, Any]) -> bool:
-        """Begin the ledger, or go on with the one that is there.
+    @classmethod
+    async def of(cls, run: Run) -> Ledger:
+        """The ledger of a run, with what its earlier processes kept.
+
+        Raises:
+            DataError: it cannot be read.
+        """
+        ledger = cls(run, [])
+        for number, event in enumerate(await run.store.journal(run.id), 1):
+            try:
+                ledger.events.append(msgspec.convert(event, Event))
+            except msgspec.ValidationError as error:
+                raise DataError(
+                    f"event {number} in the journal of {ledger.where} cannot be read: {error}; the run cannot go on from it"
+                ) from None
+        if ledger.events and (ledger.events[0].event != "begin" or ledger.events[0].about.get("format") != FORMAT):
+            raise DataError(f"{ledger.where} has no ledger of format {FORMAT}; another version of agl-apo wrote it")
+        return ledger
+
+    @property
+    def begun(self) -> dict[str, Any] | None:
+        """What it was begun with; None when it is new."""
+        return self.events[0].about if self.events else None
+
+    async def begin(self, about: Mapping[str, Any]) -> bool:
+        """Begin it, or go on with what is there.
 
         Args:
             about: what the search is made with, as JSON; an old ledger must have been begun with the same.
 
         Returns:
-            Whether there was one.
+            Whether there was something.
 
         Raises:
             ConfigError: it was begun with something else.
-            DataError: it cannot be read.
         """
         about = msgspec.json.decode(msgspec.json.encode({"format": FORMAT, **about}))
-        self.events = self._read()
-        self._file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-        if not self.events:
-            self.append(Event(event="begin", about=about))
-            _sync_folder(self.path.parent)
+        if (begun := self.begun) is None:
+            await self.append(Event(event="begin", about=about))
             return False
-        begun = self.events[0].about
         if differs := sorted(name for name in {*begun, *about} if begun.get(name) != about.get(name)):
-            self.close()
             values = "; ".join(f"`{name}` was {_short(begun.get(name))} and is {_short(about.get(name))}" for name in differs)
-            raise ConfigError(f"the search in `{self.path}` can only go on as it was begun: {values}. Start a new run for a new search")
+            raise ConfigError(f"the search of {self.where} can only go on as it was begun: {values}. Start a new run for a new search")
         return True
 
-    def begun(self) -> dict[str, Any] | None:
-        """What the ledger that is there was begun with; None when there is none."""
-        events = self._read()
-        return events[0].about if events else None
-
-    def append(self, event: Event) -> None:
-        """Keep one event. It is on disk when this returns.
+    async def append(self, event: Event) -> None:
+        """Keep one event: it is in the store when this returns, also when the caller is cancelled meanwhile, since it is paid for.
 
         Raises:
-            OSError: the disk is full or gone.
+            StoreError: the store cannot keep it.
         """
-        assert self._file is not None, "the ledger is not open"
-        line = msgspec.json.encode(event) + b"\n"
-        written = os.write(self._file, line)
-        while written < len(line):
-            written += os.write(self._file, line[written:])
-        os.fsync(self._file)
-        self.events.append(event)
+        keeping = asyncio.ensure_future(self._append(event))
+        try:
+            await asyncio.shield(keeping)
+        except asyncio.CancelledError:
+            await keeping
+            raise
 
-    def close(self) -> None:
-        """Let go of the file; twice is allowed."""
-        if self._file is not None:
-            os.close(self._file)
-            self._file = None
+    async def _append(self, event: Event) -> None:
+        await self._run.store.append(self._run.id, [msgspec.to_builtins(event)])
+        self.events.append(event)
 
     @property
     def seconds(self) -> float:
         """How long the search had run when the last event was kept."""
         return max((event.at for event in self.events), default=0.0)
-
-    def _read(self) -> list[Event]:
-        """The events that are there; a last line that a killed process did not finish is cut off."""
-        if not self.path.exists():
-            return []
-        content = self.path.read_bytes()
-        whole = content[: content.rfind(b"\n") + 1]
-        if whole != content:
-            os.truncate(self.path, len(whole))
-        events: list[Event] = []
-        for number, line in enumerate(whole.splitlines(), 1):
-            try:
-                events.append(msgspec.json.decode(line, type=Event))
-            except (msgspec.DecodeError, UnicodeDecodeError) as error:
-                raise DataError(f"line {number} of `{self.path}` cannot be read: {error}; the run cannot go on from it") from None
-        if events and (events[0].event != "begin" or events[0].about.get("format") != FORMAT):
-            raise DataError(f"`{self.path}` is no ledger of format {FORMAT}; another version of agl-apo wrote it")
-        return events
 
 
 def answers(events: list[Event]) -> dict[int, dict[int, Draw]]:
@@ -164,14 +157,3 @@ def about_move(move: Move) -> dict[str, Any]:
 def _short(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 200 else f"{text[:199]}…"
-
-
-def _sync_folder(folder: Path) -> None:
-    """The name of a new file is on disk only when its folder is."""
-    if os.name == "nt":  # folders cannot be opened there
-        return
-    place = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(place)
-    finally:
-        os.close(place)
