@@ -31,7 +31,7 @@ from gateway_upstream import logprobs, prompt_ids, response_ids
 from rich.console import Console
 from rich.table import Table
 
-from agl.store.sql import SQLStore
+from agl.store.sqlite import SQLiteStore
 from agl.testing.running import RUN
 from agl.transitions import call_of
 
@@ -126,7 +126,7 @@ def one_client(load: Talker, systems: dict[str, Direct], figures: Figures, strea
 
 async def lost_of(path: Path, numbers: Sequence[int]) -> int:
     """How many of the answers are not in a store, or not with the tokens that the engine gave them."""
-    store, right = SQLStore(path), set[int]()
+    store, right = SQLiteStore(path), set[int]()
     ids = await store.find(RUN)
     for start in range(0, len(ids), CLIENTS):
         for result in await store.results(ids[start : start + CLIENTS]):

@@ -16,13 +16,13 @@ from agl.context import ActiveAttempt
 from agl.gateway.server import Gateway
 from agl.loop import frozen_garbage, run_in_loop
 from agl.resources import LLM, Resources
-from agl.store.sql import SQLStore
+from agl.store.sqlite import SQLiteStore
 from agl.testing.running import RUN, make_record, make_rollout
 
 
 async def serve(upstream: str, path: str) -> None:
     """Answer the lines of the standard input."""
-    store = SQLStore(path)
+    store = SQLiteStore(path)
     await store.create_run(make_record())
     gateway = Gateway(store)
     await gateway.start()
@@ -44,7 +44,7 @@ async def serve(upstream: str, path: str) -> None:
     store.close()
 
 
-async def open_attempts(store: SQLStore, gateway: Gateway, upstream: str, number: int) -> list[tuple[str, list[str]]]:
+async def open_attempts(store: SQLiteStore, gateway: Gateway, upstream: str, number: int) -> list[tuple[str, list[str]]]:
     """Attempts that may call, each with its URL and key."""
     await store.enqueue([make_rollout() for _ in range(number)])
     found: list[tuple[str, list[str]]] = []

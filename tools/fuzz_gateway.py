@@ -28,7 +28,7 @@ from agl.resources import LLM, Resources
 from agl.rollouts import AttemptStatus, Rollout, new_id
 from agl.spans import SpanKind
 from agl.store.base import RunRecord
-from agl.store.sql import SQLStore
+from agl.store.sqlite import SQLiteStore
 from agl.tasks import Task
 
 PATHS = ("chat/completions", "completions", "responses", "messages")
@@ -140,7 +140,7 @@ class Bench:
     """A gateway with one attempt, and what came of the requests to it."""
 
     def __init__(self, folder: Path) -> None:
-        self.store = SQLStore(folder / "store.sqlite")
+        self.store = SQLiteStore(folder / "store.sqlite")
         self.gateway = Gateway(self.store)
         self.statuses: Counter[int] = Counter()
         self.calls = 0

@@ -7,15 +7,15 @@ import msgspec
 import pytest
 
 from agl.rollouts import AttemptStatus
-from agl.store.sql import SQLStore
+from agl.store.sqlite import SQLiteStore
 from agl.testing.expected import checks_of, failing
 from agl.testing.memory import MemoryStore
 from agl.testing.stores import StoreConformance
 
 
-class TestSQLStore(StoreConformance):
+class TestSQLiteStore(StoreConformance):
     def make_store(self, folder: Path):
-        return SQLStore(folder / "store.sqlite")
+        return SQLiteStore(folder / "store.sqlite")
 
 
 class Memory(StoreConformance):

@@ -17,7 +17,8 @@ from agl.resources import LLM, Resources
 from agl.results import RolloutResult
 from agl.rollouts import Attempt, AttemptStatus, Rollout, new_id
 from agl.spans import Choice, LLMCall, Span, SpanKind, SpanStatus, new_span_id
-from agl.store.sql import RunRecord, SQLStore
+from agl.store.base import RunRecord
+from agl.store.sqlite import SQLiteStore
 from agl.tasks import Mode, Task
 from agl.transitions import call_of
 
@@ -34,7 +35,7 @@ KEY = "sk-upstream-secret-key"
 def _empty_store(tmp_path_factory):
     """A store with one run in it, to copy: migrating anew for each test takes longer than the test."""
     path = tmp_path_factory.mktemp("store") / "store.sqlite"
-    store = SQLStore(path)
+    store = SQLiteStore(path)
     record = RunRecord(run_id=RUN, created_at=0.0, status="running", step=0, seed=0, config={}, command=[], folder="", directory="")
     asyncio.run(store.create_run(record))
     store.close()
@@ -51,7 +52,7 @@ def store_path(_empty_store, tmp_path):
 
 @pytest.fixture
 def store(store_path):
-    opened = SQLStore(store_path)
+    opened = SQLiteStore(store_path)
     yield opened
     opened.close()
 

@@ -10,7 +10,7 @@ from agl.executors import Executor
 from agl.report import write_report
 from agl.runner import ThreadExecutor
 from agl.store.opening import open_store, opened, path_of
-from agl.store.sql import SQLStore
+from agl.store.sqlite import SQLiteStore
 from agl.testing.memory import MemoryStore
 
 PROMPT = {"prompt": agl.PromptTemplate(template="0")}
@@ -40,7 +40,7 @@ def trainer(**values):
 @pytest.mark.parametrize("given", ["a/b.sqlite", Path("a/b.sqlite"), "sqlite:///a/b.sqlite", {"driver": "sqlite", "path": "a/b.sqlite"}])
 def test_a_path_a_url_and_a_driver_with_options_open_the_same_file(given, tmp_path):
     with opened(given) as store:
-        assert (type(store), store.path, store.folder) == (SQLStore, Path("a/b.sqlite"), Path("a"))
+        assert (type(store), store.path, store.folder) == (SQLiteStore, Path("a/b.sqlite"), Path("a"))
     assert (tmp_path / "a" / "b.sqlite").exists()
     with pytest.raises(StoreError, match="is closed"):
         store.post_heartbeat([], print)
@@ -84,9 +84,9 @@ def test_an_object_stays_its_owners():
     [
         ("", ConfigError, "`store` is empty"),
         (3, ConfigError, "`store` must be an `agl.store.base.Store`, a path, a URL or a driver's name, given was 3"),
-        ({"path": "x"}, ConfigError, r"`store` needs the driver's name: \{'driver': 'sqlite'.*there are \['sqlite'"),
+        ({"path": "x"}, ConfigError, r"`store` needs the driver's name: \{'driver': 'sqlite'.*there are \['postgresql', 'sqlite'"),
         ({"driver": "sqlite", "folder": "x"}, ConfigError, r"the store `sqlite` does not take \['folder'\]"),
-        ("mongodb://host/x", PluginError, r"no store is named `mongodb`; there are \['sqlite'"),
+        ("mongodb://host/x", PluginError, r"no store is named `mongodb`; there are \['postgresql', 'sqlite'"),
         ("sqlite://host/x?y=1", StoreError, "the store's URL must be `sqlite:///` and a path, given was 'sqlite://host/x"),
         ("sqlite:///", StoreError, "the store's URL must be"),
     ],
@@ -97,7 +97,7 @@ def test_what_names_no_store_is_refused(given, error, said):
 
 
 def test_a_store_without_urls_says_so():
-    with pytest.raises(StoreError, match="the store MemoryStore takes no URL, given was 'memory://x'"):
+    with pytest.raises(StoreError, match="the store MemoryStore takes no URL, given was `memory://x`"):
         MemoryStore.from_url("memory://x")
 
 

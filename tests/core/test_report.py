@@ -393,9 +393,9 @@ def test_a_text_is_cut_at_the_limit_and_says_so():
 
 
 def only_run(folder):
-    from agl.store.sql import SQLStore
+    from agl.store.sqlite import SQLiteStore
 
-    store = SQLStore(folder / "store.sqlite")
+    store = SQLiteStore(folder / "store.sqlite")
     try:
         (record,) = asyncio.run(store.runs())
     finally:

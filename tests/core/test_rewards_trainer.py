@@ -11,7 +11,7 @@ import agl
 from agl.errors import ConfigError, PluginError, RewardError
 from agl.rewards import make_reward
 from agl.rollouts import Failure
-from agl.store.sql import SQLStore
+from agl.store.sqlite import SQLiteStore
 from agl.testing.scripted import ScriptedServer
 
 PROMPT = {"prompt": agl.PromptTemplate(template="x")}
@@ -54,7 +54,7 @@ def fit(agent, *, n=2, tasks=TASKS, **options):
     """The groups that the algorithm saw, and the same rollouts as the store has them."""
     keeper = Keeper(n)
     trained = agl.Trainer(algorithm=keeper, quiet=True, **options).fit(agent, tasks)
-    store = SQLStore(trained.store)
+    store = SQLiteStore(trained.store)
     ids = [result.rollout.rollout_id for group in keeper.groups for result in group.results]
     stored = asyncio.run(store.results(ids))
     store.close()
@@ -337,7 +337,9 @@ def test_a_judge_sees_the_calls_of_the_attempt_in_order():
 def test_an_attempt_lives_while_it_is_judged(monkeypatch):
     monkeypatch.setattr("agl.runner.HEARTBEAT_SECONDS", 0.02)
     beats = []
-    monkeypatch.setattr(SQLStore, "post_heartbeat", lambda self, attempt_ids, alive: beats.append(judging and set(attempt_ids) & judging))
+    monkeypatch.setattr(
+        SQLiteStore, "post_heartbeat", lambda self, attempt_ids, alive: beats.append(judging and set(attempt_ids) & judging)
+    )
     judging = set()
 
     async def slow(result):

@@ -17,8 +17,9 @@ from agl.errors import NotFoundError, StoreError
 from agl.resources import LLM, PromptTemplate
 from agl.rewards import make_reward
 from agl.rollouts import AttemptStatus, Failure, RolloutStatus
-from agl.store import schema, sql
-from agl.store.sql import RunRecord, SQLStore
+from agl.store import schema, sql, sqlite
+from agl.store.base import RunRecord
+from agl.store.sqlite import SQLiteStore
 
 RUN = "run"
 SUCCEEDED, FAILED = AttemptStatus.SUCCEEDED, AttemptStatus.FAILED
@@ -123,9 +124,9 @@ def test_several_threads_claim_each_rollout_exactly_once(store, make_rollout):
 
 CLAIMER = """
 import asyncio, sys
-from agl.store.sql import SQLStore
+from agl.store.sqlite import SQLiteStore
 from agl.rollouts import AttemptStatus
-store = SQLStore(sys.argv[1])
+store = SQLiteStore(sys.argv[1])
 async def work():
     while got := await store.claim("run", sys.argv[2], 2):
         for rollout in got:
@@ -149,7 +150,7 @@ async def test_several_processes_claim_each_rollout_exactly_once(store, make_rol
 
 
 def test_several_processes_may_open_a_new_store_at_once(tmp_path):
-    code = "import sys; from agl.store.sql import SQLStore; SQLStore(sys.argv[1]).close()"
+    code = "import sys; from agl.store.sqlite import SQLiteStore; SQLiteStore(sys.argv[1]).close()"
     path = tmp_path / "new.sqlite"
     openers = [subprocess.Popen([sys.executable, "-c", code, str(path)], stderr=subprocess.PIPE, text=True) for _ in range(3)]
     assert [opener.communicate()[1] for opener in openers] == [""] * 3
@@ -397,7 +398,7 @@ async def test_many_callers_share_one_transaction(store, make_rollout, make_span
     commits = []
     from sqlalchemy import event
 
-    event.listen(store._engine, "commit", commits.append)
+    event.listen(store._database.reading, "commit", commits.append)
     await asyncio.gather(*(store.add_spans([make_span(rollout)]) for _ in range(200)))
     assert len(commits) < 20
 
@@ -429,9 +430,9 @@ async def test_a_closed_store_refuses_and_does_not_hang(store):
 
 WRITER = """
 import asyncio, sys
-from agl.store.sql import SQLStore
+from agl.store.sqlite import SQLiteStore
 from agl.spans import *
-store = SQLStore(sys.argv[1])
+store = SQLiteStore(sys.argv[1])
 async def work():
     (rollout,) = await store.claim("run", "w")
     async def write():
@@ -462,7 +463,7 @@ async def test_a_store_that_is_opened_again_has_everything(store, make_rollout, 
     await store.finish(rollout.attempt.attempt_id, SUCCEEDED, spans=[make_span(rollout)])
     before = await result_of(store, rollout)
     store.close()
-    again = SQLStore(store.path)
+    again = SQLiteStore(store.path)
     assert await result_of(again, rollout) == before
     again.close()
 
@@ -471,7 +472,7 @@ async def test_a_store_that_is_opened_again_has_everything(store, make_rollout, 
 
 
 def test_a_new_store_makes_its_folders(tmp_path):
-    SQLStore(tmp_path / "a" / "b" / "store.sqlite").close()
+    SQLiteStore(tmp_path / "a" / "b" / "store.sqlite").close()
     assert (tmp_path / "a" / "b" / "store.sqlite").exists()
 
 
@@ -479,8 +480,8 @@ def test_migrating_makes_the_schema_that_the_code_names(tmp_path):
     from alembic.autogenerate import compare_metadata
     from alembic.migration import MigrationContext
 
-    store = SQLStore(tmp_path / "store.sqlite")
-    with store._engine.connect() as connection:
+    store = SQLiteStore(tmp_path / "store.sqlite")
+    with store._database.reading.connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection), schema.metadata) == []
     store.close()
 
@@ -494,13 +495,13 @@ def test_a_store_of_the_first_schema_is_migrated_with_what_it_holds(tmp_path):
             return (await store.run(RUN)).run_id, await store.journal(RUN)
 
     path = tmp_path / "store.sqlite"
-    store = SQLStore(path)
+    store = SQLiteStore(path)
     asyncio.run(use(store, first=True))
     store.close()
     with sqlite3.connect(path) as connection:
         connection.executescript("DROP TABLE journal; UPDATE alembic_version SET version_num = '0001'")
     connection.close()
-    store = SQLStore(path)
+    store = SQLiteStore(path)
     assert asyncio.run(use(store, first=False)) == (RUN, [{"event": "begin"}])
     store.close()
 
@@ -521,27 +522,27 @@ def test_a_store_of_a_newer_schema_says_what_to_do(store_path):
         connection.execute("UPDATE alembic_version SET version_num = '9999'")
     connection.close()
     with pytest.raises(StoreError, match=r"has schema `9999`, this agl-core knows `\d+`: upgrade agl-core, or name another store"):
-        SQLStore(store_path)
+        SQLiteStore(store_path)
 
 
 def test_a_file_that_is_no_database_says_so(tmp_path):
     path = tmp_path / "notes.txt"
     path.write_text("not a database at all, but long enough to have a header" * 4)
     with pytest.raises(StoreError, match=r"notes.txt` is no store: file is not a database; name another file"):
-        SQLStore(path)
+        SQLiteStore(path)
 
 
 def test_a_folder_is_no_store(tmp_path):
     with pytest.raises(StoreError, match="cannot be opened"):
-        SQLStore(tmp_path)
+        SQLiteStore(tmp_path)
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match="cannot be opened"):
-        SQLStore(tmp_path / "file" / "store.sqlite")
+        SQLiteStore(tmp_path / "file" / "store.sqlite")
 
 
 async def test_a_store_that_another_process_locks_says_so(store_path, monkeypatch):
-    monkeypatch.setattr(sql, "LOCK_SECONDS", 0.05)
-    store = SQLStore(store_path)
+    monkeypatch.setattr(sqlite, "LOCK_SECONDS", 0.05)
+    store = SQLiteStore(store_path)
     holder = sqlite3.connect(store_path)
     holder.execute("BEGIN IMMEDIATE")
     try:
@@ -559,6 +560,6 @@ def test_a_failed_opening_leaves_no_file_open(tmp_path):
     before = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
     for _ in range(3):
         with pytest.raises(StoreError):
-            SQLStore(path)
+            SQLiteStore(path)
     assert (len(os.listdir("/proc/self/fd")) if before else 0) <= before
     shutil.rmtree(tmp_path)

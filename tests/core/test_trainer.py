@@ -17,7 +17,7 @@ import pytest
 import agl
 from agl.errors import AglError, ConfigError, GatewayError, NotFoundError, PluginError, RewardError
 from agl.rollouts import Failure
-from agl.store.sql import SQLStore
+from agl.store.sqlite import SQLiteStore
 from agl.testing.scripted import Reply, ScriptedServer
 
 TASKS = [{"id": n, "q": f"q{n}"} for n in range(6)]
@@ -507,7 +507,7 @@ def test_a_run_whose_algorithm_cannot_start_is_recorded_as_failed(tmp_path):
 
     with pytest.raises(ConfigError, match="no such model"):
         agl.Trainer(algorithm=Broken(), store=tmp_path / "store.sqlite", quiet=True).fit(agent, [{"x": 1}])
-    store = SQLStore(tmp_path / "store.sqlite")
+    store = SQLiteStore(tmp_path / "store.sqlite")
     assert [record.status for record in asyncio.run(store.runs())] == ["failed"]
     store.close()
 

@@ -128,11 +128,11 @@ def runs(store: Path) -> None:
     import asyncio
     import time
 
-    from agl.store.sql import SQLStore
+    from agl.store.sqlite import SQLiteStore
 
     if not store.exists():
         raise ConfigError(f"there is no store `{store}`; a run makes one, or name another with `--store`")
-    opened = SQLStore(store)
+    opened = SQLiteStore(store)
     for record in asyncio.run(opened.runs()):
         started = time.strftime("%Y-%m-%d %H:%M", time.localtime(record.created_at))
         click.echo(f"{record.run_id}  {started}  {record.status:<8} {record.step:>5} steps  {record.config.get('algorithm')}")
@@ -164,12 +164,12 @@ def _resume(store: Path, run: str) -> None:
     """Start the command that began a run again, told to go on with it. Does not return."""
     import asyncio
 
-    from agl.store.sql import SQLStore
+    from agl.store.sqlite import SQLiteStore
     from agl.trainer import RESUME_VARIABLE
 
     if not store.exists():
         raise ConfigError(f"there is no store `{store}`; name the run's own with `--store`")
-    opened = SQLStore(store)
+    opened = SQLiteStore(store)
     records = [record for record in asyncio.run(opened.runs()) if record.status != "done" and run in ("latest", record.run_id)]
     opened.close()
     if not records:

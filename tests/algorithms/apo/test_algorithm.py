@@ -87,10 +87,10 @@ def calls(result):
     """Responses of the search's calls: those of the rollouts in its evidence."""
     import asyncio
 
-    from agl.store.sql import SQLStore
+    from agl.store.sqlite import SQLiteStore
 
     ids = [each for one in result_of(result)["candidates"] for split in one["evidence"].values() for each in split["rollouts"]]
-    store = SQLStore(result.store)
+    store = SQLiteStore(result.store)
     found = asyncio.run(store.results(ids))
     store.close()
     return [span.attributes["agl.call"]["response"] for each in found for span in each.spans if span.kind == "llm"]

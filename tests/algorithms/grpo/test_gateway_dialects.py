@@ -12,7 +12,7 @@ from agl.resources import LLM, Resources
 from agl.rollouts import AttemptStatus, Rollout, new_id
 from agl.spans import SpanKind
 from agl.store.base import RunRecord
-from agl.store.sql import SQLStore
+from agl.store.sqlite import SQLiteStore
 from agl.tasks import Task
 from agl.transitions import call_of, transitions_of
 from agl_grpo.server import serve
@@ -23,7 +23,7 @@ LONGEST = 24
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
-    made = SQLStore(tmp_path_factory.mktemp("store") / "store.sqlite")
+    made = SQLiteStore(tmp_path_factory.mktemp("store") / "store.sqlite")
     yield made
     made.close()
 

@@ -12,7 +12,7 @@ from agl.rewards import Reward
 from agl.rollouts import Attempt, AttemptStatus, Failure, Rollout, RolloutStatus
 from agl.spans import Choice, LLMCall, Span, SpanKind, SpanStatus
 from agl.store.base import RunRecord
-from agl.store.sql import SQLStore
+from agl.store.sqlite import SQLiteStore
 from agl.tasks import Mode, Task
 
 TOOLS = [{"type": "function", "function": {"name": "query", "parameters": {"type": "object", "properties": {"sql": {"type": "string"}}}}}]
@@ -114,7 +114,7 @@ class RunMaker:
             await store.publish(self.run_id, {"main_llm": LLM(endpoint="http://h/v1", model="policy")})
             await store.restore(self.results)
 
-        store = SQLStore(path)
+        store = SQLiteStore(path)
         try:
             asyncio.run(work())
         finally:

@@ -11,7 +11,7 @@ from agl.export import export_run, import_file
 from agl.export.fine_tuning import why_refused
 from agl.results import RolloutResult
 from agl.rewards import Reward
-from agl.store.sql import SQLStore
+from agl.store.sqlite import SQLiteStore
 from agl.transitions import call_of, transitions_of
 
 SYSTEM, USER = {"role": "system", "content": "You write SQL."}, {"role": "user", "content": "How many?"}
@@ -35,7 +35,7 @@ def results(path, run):
     async def work() -> list[RolloutResult]:
         return await store.results(await store.find(run))
 
-    store = SQLStore(path)
+    store = SQLiteStore(path)
     try:
         return asyncio.run(work())
     finally:

@@ -5,13 +5,13 @@ import asyncio
 import pytest
 
 from agl.errors import StoreError
-from agl.store.sql import SQLStore
+from agl.store.sqlite import SQLiteStore
 from agl.testing.memory import MemoryStore
 
 
 async def test_what_is_there_already_is_refused_and_nothing_of_the_rest_is_kept(maker, tmp_path):
     old = maker.rollout(reward=1.0)
-    store = SQLStore(await asyncio.to_thread(maker.write, tmp_path / "store.sqlite"))
+    store = SQLiteStore(await asyncio.to_thread(maker.write, tmp_path / "store.sqlite"))
     new = maker.rollout(reward=0.0)
     with pytest.raises(StoreError, match=f"rollout `{old.rollout.rollout_id}` is there already"):
         await store.restore([new, old])

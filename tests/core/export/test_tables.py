@@ -19,7 +19,7 @@ from agl.errors import ConfigError, DataError, NotFoundError, StoreError
 from agl.export import arrow_schema, export_run, import_file
 from agl.export.tables import ColumnFile
 from agl.store.opening import opened
-from agl.store.sql import SQLStore
+from agl.store.sqlite import SQLiteStore
 from agl.transitions import transitions_of
 
 
@@ -31,7 +31,7 @@ def read(path, run="run-1"):
     async def work():
         return await store.results(await store.find(run))
 
-    store = SQLStore(path)
+    store = SQLiteStore(path)
     try:
         return asyncio.run(work())
     finally:
@@ -159,7 +159,7 @@ def test_rollouts_that_have_not_ended_are_left_out_and_counted(whole_run, make_r
     async def add():
         await store.enqueue([make_rollout(run_id="run-1", group_id="late")])
 
-    store = SQLStore(whole_run)
+    store = SQLiteStore(whole_run)
     asyncio.run(add())
     store.close()
     done = export_run(whole_run, "run-1", "parquet", tmp_path / "x.parquet")
@@ -308,7 +308,7 @@ def test_a_file_that_cannot_be_read_leaves_the_store_as_it_was(whole_run, tmp_pa
     file = export_run(whole_run, "run-1", "parquet", tmp_path / "x.parquet").path
     with pytest.raises(DataError, match=says):
         import_file(tmp_path / "other.sqlite", broken(file, tmp_path, **columns))
-    store = SQLStore(tmp_path / "other.sqlite")
+    store = SQLiteStore(tmp_path / "other.sqlite")
     assert asyncio.run(store.runs()) == []
     store.close()
 
@@ -378,7 +378,7 @@ def test_a_run_of_a_trainer_is_exported_with_the_engines_tokens(tmp_path):
 def test_an_import_that_breaks_off_leaves_a_run_that_says_so(whole_run, tmp_path, monkeypatch):
     file = export_run(whole_run, "run-1", "parquet", tmp_path / "x.parquet").path
     monkeypatch.setattr("agl.export.intake.AT_ONCE", 2)
-    restore, calls = SQLStore.restore, []
+    restore, calls = SQLiteStore.restore, []
 
     async def break_off(self, results):
         calls.append(results)
@@ -386,10 +386,10 @@ def test_an_import_that_breaks_off_leaves_a_run_that_says_so(whole_run, tmp_path
             raise StoreError("full")
         await restore(self, results)
 
-    monkeypatch.setattr(SQLStore, "restore", break_off)
+    monkeypatch.setattr(SQLiteStore, "restore", break_off)
     with pytest.raises(StoreError, match="full"):
         import_file(tmp_path / "other.sqlite", file)
-    store = SQLStore(tmp_path / "other.sqlite")
+    store = SQLiteStore(tmp_path / "other.sqlite")
     assert [record.status for record in asyncio.run(store.runs())] == ["failed"]
     store.close()
     assert len(read(tmp_path / "other.sqlite")) == 2

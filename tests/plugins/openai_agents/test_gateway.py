@@ -10,7 +10,7 @@ from agl.resources import Resources
 from agl.rollouts import AttemptStatus, Rollout
 from agl.spans import SpanKind
 from agl.store.base import RunRecord
-from agl.store.sql import SQLStore
+from agl.store.sqlite import SQLiteStore
 from agl.tasks import Task
 from agl.testing import Reply, ScriptedServer
 from agl.transitions import call_of, transitions_of
@@ -42,7 +42,7 @@ class Outside:
 
 @pytest.fixture
 async def outside(tmp_path):
-    store, server = SQLStore(tmp_path / "store.sqlite"), ScriptedServer()
+    store, server = SQLiteStore(tmp_path / "store.sqlite"), ScriptedServer()
     record = RunRecord(run_id="run", created_at=0.0, status="running", step=0, seed=0, config={}, command=[], folder="", directory="")
     await store.create_run(record)
     await store.enqueue([Rollout(rollout_id="ro", run_id="run", task=Task(task_id="t", data={}), group_id="g")])

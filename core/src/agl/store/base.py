@@ -15,6 +15,7 @@ from agl.results import RolloutResult
 from agl.rewards import Reward
 from agl.rollouts import AttemptStatus, Failure, Rollout, RolloutStatus
 from agl.spans import Span
+from agl.store.urls import without_password
 
 POLL_SECONDS = 1.0
 """How often a wait looks for what other processes did; this process's own changes wake it at once."""
@@ -72,7 +73,7 @@ class Store(ABC):
             StoreError: the URL cannot be understood, or this driver takes none.
         """
         raise StoreError(
-            f"the store {cls.__name__} takes no URL, given was {url!r}; give a path, or make the object: `store={cls.__name__}(…)`"
+            f"the store {cls.__name__} takes no URL, given was `{without_password(url)}`; give a path, or make the object: `store={cls.__name__}(…)`"
         )
 
     @abstractmethod

@@ -71,7 +71,8 @@ def _with_options(given: Mapping[str, Any]) -> Store:
     name = options.pop("driver", None)
     if not isinstance(name, str):
         raise ConfigError(
-            f"`store` needs the driver's name: {{'driver': 'sqlite', 'path': …}}, given was {dict(given)}; there are {sorted(drivers(_GROUP))}"
+            f"`store` needs the driver's name: {{'driver': 'sqlite', 'path': …}}, given were {sorted(given)}; "
+            f"there are {sorted(drivers(_GROUP))}"
         )
     try:
         return _driver(name)(**options)

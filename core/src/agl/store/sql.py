@@ -1,4 +1,4 @@
-"""The SQL store: SQLite (WAL) in one file.
+"""The SQL store, whatever the database: `sqlite.py` and `postgresql.py` open theirs.
 
 Every method is atomic and returns when its transaction is committed. Claiming is one `UPDATE … RETURNING`; a final
 status stays final.
@@ -7,16 +7,14 @@ status stays final.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Self, TypeVar
-from urllib.parse import unquote
+from typing import Any, TypeVar
 
 import msgspec
-from sqlalchemy import Connection, Row, create_engine, event, insert, inspect, select, text, update
+from sqlalchemy import Connection, Row, insert, inspect, select, text, update
 
 from agl.errors import NotFoundError, StoreError
 from agl.resources import Resource, Resources
@@ -26,84 +24,68 @@ from agl.rollouts import AttemptStatus, Failure, Rollout, RolloutStatus, new_id
 from agl.spans import Span
 from agl.store import operations, schema
 from agl.store.base import POLL_SECONDS, Counts, RunRecord, Store
+from agl.store.database import Database
 from agl.store.encoding import encode, printable
 from agl.store.statements import Statements
 from agl.store.waiting import Signal, Watch
-from agl.store.writer import Writer, readable
+from agl.store.writer import Writer
 
 T = TypeVar("T")
-LOCK_SECONDS = 15.0
-"""How long a write waits for another process."""
 
 
 class SQLStore(Store):
-    """Opens, and where needed creates or migrates, a store.
+    """A store in an SQL database; its tables are made or migrated where needed.
 
     Args:
-        path: of the SQLite file; folders are made.
+        database: taken over, and closed with the store.
+        folder: below it runs keep their files; `.agl` unless told.
 
     Raises:
-        StoreError: locked, not a database, or of a newer schema.
+        StoreError: the database cannot be opened, or is of a newer schema.
     """
 
-    def __init__(self, path: str | Path = ".agl/store.sqlite") -> None:
-        self.path = Path(path)
-        self.where, self.folder = str(self.path), self.path.parent
+    def __init__(self, database: Database, folder: Path | None = None) -> None:
+        self._database, self.where = database, database.where
+        self.folder = folder or self.folder
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise StoreError(f"store `{self.path}` cannot be opened: {error.strerror} ({error.filename})") from error
-        connect = {"timeout": LOCK_SECONDS, "check_same_thread": False}
-        self._engine = create_engine(f"sqlite:///{self.path}", connect_args=connect, paramstyle="named")
-        event.listen(self._engine, "connect", _on_connect)
-        event.listen(self._engine, "begin", _on_begin)
-        write_engine = self._engine.execution_options(agl_write=True)
-        try:
-            with self._readable(), write_engine.begin() as connection:
-                _migrate(connection, self.path)
-        except BaseException:
-            self._engine.dispose()
+            with database.writing.begin() as connection:
+                _migrate(connection, database)
+        except BaseException as error:
+            database.close()
+            if isinstance(error, Exception) and (said := database.readable(error)) is not error:
+                raise said from error
             raise
-        self._sql = Statements(self._engine.dialect)
-        self._writer = Writer(write_engine, str(self.path))
+        self._sql = Statements(database.writing.dialect)
+        self._writer = Writer(database)
         # Threads of its own: agents that hang in the loop's default pool must not stop reads.
         self._readers = ThreadPoolExecutor(2, thread_name_prefix="agl-store-read")
         self._queued = Signal()
         self._watches: set[Watch] = set()
 
-    @classmethod
-    def from_url(cls, url: str) -> Self:
-        """Open `sqlite:///runs.sqlite` (below the working directory) or `sqlite:////folder/runs.sqlite` (from the root).
-
-        Raises:
-            StoreError: the URL names no file.
-        """
-        place = url.partition("://")[2]
-        if not place.startswith("/") or not place[1:] or {"?", "#"} & set(place):
-            raise StoreError(f"the store's URL must be `sqlite:///` and a path, given was {url!r}; or give the path alone")
-        return cls(unquote(place[1:]))
-
     def close(self) -> None:
-        """Finish writing and let go of the file."""
+        """Finish writing and let go of the database."""
         self._writer.close()
         self._readers.shutdown()
-        self._engine.dispose()
+        self._database.close()
 
     async def _read(self, operation: Callable[[Connection], T]) -> T:
-        def work() -> T:
-            with self._readable(), self._engine.begin() as connection:
+        def transaction() -> T:
+            with self._database.reading.begin() as connection:
                 return operation(connection)
 
-        return await asyncio.get_running_loop().run_in_executor(self._readers, work)
+        def work() -> T:
+            try:
+                return self._database.insist(transaction)
+            except Exception as error:
+                if (said := self._database.readable(error)) is error:
+                    raise
+                raise said from error
 
-    @contextlib.contextmanager
-    def _readable(self) -> Generator[None]:
         try:
-            yield
-        except Exception as error:
-            if (said := readable(error, str(self.path))) is error:
-                raise
-            raise said from error
+            reading = asyncio.get_running_loop().run_in_executor(self._readers, work)
+        except RuntimeError as error:  # the threads were let go
+            raise StoreError(f"store `{self.where}` is closed") from error
+        return await reading
 
     # Runs and resources.
 
@@ -125,7 +107,7 @@ class SQLStore(Store):
         row = await self._read(lambda c: c.execute(select(schema.runs).where(schema.runs.c.run_id == run_id)).first())
         if row is None:
             known = [record.run_id for record in await self.runs()]
-            raise NotFoundError(f"no run `{run_id}` in store `{self.path}`; it has {known[-10:] or 'none'}")
+            raise NotFoundError(f"no run `{run_id}` in store `{self.where}`; it has {known[-10:] or 'none'}")
         return _run(row)
 
     async def update_run(self, run_id: str, **values: Any) -> None:
@@ -136,6 +118,7 @@ class SQLStore(Store):
         """A new version with these resources; names that are not given are kept from the newest."""
 
         def operation(connection: Connection) -> Resources:
+            connection.execute(select(schema.runs.c.run_id).where(schema.runs.c.run_id == run_id).with_for_update())  # one at a time
             newest = _newest_resources(connection, run_id)
             made = Resources(
                 version=version if version is not None else (0 if newest is None else newest.version + 1),
@@ -347,26 +330,20 @@ class SQLStore(Store):
         return await self._read(lambda c: operations.counts(c, run_id))
 
 
-def _on_connect(connection: Any, _: Any) -> None:
-    connection.isolation_level = None  # SQLAlchemy begins transactions itself, see _on_begin
-    # A span is ten kilobytes: larger pages write it a quarter cheaper. A file that is there keeps the size that it has.
-    for pragma in ("page_size=8192", "journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
-        connection.execute(f"PRAGMA {pragma}")
-
-
-def _on_begin(connection: Connection) -> None:
-    # A write takes its lock at once: a transaction that reads first and then writes could only fail.
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if connection.get_execution_options().get("agl_write") else "BEGIN")
-
-
-def _migrate(connection: Connection, path: Path) -> None:
+def _migrate(connection: Connection, database: Database) -> None:
+    database.lock_schema(connection)
     tables = inspect(connection).get_table_names()
     found = connection.execute(text("SELECT version_num FROM alembic_version")).scalar() if "alembic_version" in tables else None
     if found == schema.HEAD:
         return
-    if (found is None and "runs" in tables) or (found is not None and found > schema.HEAD):
+    if (found is None and "runs" in tables) or (found is not None and not found.isdecimal()):
         raise StoreError(
-            f"store `{path}` has schema `{found}`, this agl-core knows `{schema.HEAD}`: "
+            f"store `{database.where}` holds the tables of another program (its schema is `{found}`); "
+            "name a database of AGL's own (`store=`, `--store`)"
+        )
+    if found is not None and found > schema.HEAD:
+        raise StoreError(
+            f"store `{database.where}` has schema `{found}`, this agl-core knows `{schema.HEAD}`: "
             "upgrade agl-core, or name another store (`store=`, `--store`)"
         )
     from alembic import command

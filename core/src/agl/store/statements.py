@@ -74,10 +74,11 @@ def _claim() -> Any:
         .order_by(table.c.number)
         .limit(bindparam("most", type_=Integer))
         .with_for_update(skip_locked=True)
+        .cte("oldest")  # made once; PostgreSQL may run a mere subquery for each row, and claim more than were asked for
     )
     return (
         update(table)
-        .where(table.c.number.in_(oldest))
+        .where(table.c.number.in_(select(oldest.c.number)))
         .values(status=RUNNING, attempts=table.c.attempts + 1)
         .returning(table.c.number, table.c.rollout_id, table.c.attempts, table.c.body)
     )

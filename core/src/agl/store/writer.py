@@ -9,10 +9,10 @@ import threading
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Engine
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy import Connection
 
 from agl.errors import StoreError
+from agl.store.database import Database, UnsureError
 
 T = TypeVar("T")
 BATCH = 256
@@ -46,11 +46,14 @@ class _Asked:
 
 
 class Writer:
-    """Group commit. When an operation fails, those of its transaction are run again one by one, so that it harms no other."""
+    """Group commit. When an operation fails, those of its transaction are run again one by one, so that it harms no other.
 
-    def __init__(self, engine: Engine, where: str) -> None:
-        self._engine = engine
-        self._where = where
+    A transaction that is certain to be undone, as when the server goes away before the commit, is made again. Where the
+    connection is lost during the commit, its callers are told that nobody knows: writing twice could be as wrong as not at all.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
         self._queue: queue.SimpleQueue[_Asked | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._closed = False
@@ -75,7 +78,7 @@ class Writer:
     def _put(self, asked: _Asked) -> None:
         with self._lock:  # nothing may come after the end
             if self._closed:
-                raise StoreError(f"store `{self._where}` is closed")
+                raise StoreError(f"store `{self._database.where}` is closed")
             self._queue.put(asked)
 
     def close(self) -> None:
@@ -104,16 +107,26 @@ class Writer:
         if not batch:
             return
         try:
-            with self._engine.begin() as connection:
-                for item in batch:
-                    if not item.given_up():
-                        item.value = item.operation(connection)
+            self._database.insist(lambda: self._transact(batch))
         except BaseException as error:  # the thread must live: everyone waits for it
-            if len(batch) == 1:
-                batch[0].error = readable(error, self._where)
+            if len(batch) == 1 or isinstance(error, UnsureError):
+                for item in batch:
+                    item.error = self._database.readable(error) if isinstance(error, Exception) else error
             else:  # one of them failed and nothing is committed: each alone
                 for item in batch:
                     self._commit([item])
+
+    def _transact(self, batch: list[_Asked]) -> None:
+        with self._database.writing.connect() as connection, connection.begin() as transaction:
+            for item in batch:
+                if not item.given_up():
+                    item.value = item.operation(connection)
+            try:
+                transaction.commit()
+            except Exception as error:
+                if self._database.lost(error):
+                    raise UnsureError(f"{type(error).__name__}: {error}") from error
+                raise
 
 
 def _acknowledge(batch: list[_Asked]) -> None:
@@ -130,18 +143,3 @@ def _acknowledge(batch: list[_Asked]) -> None:
 def _wake(items: list[_Asked]) -> None:
     for item in items:
         item.acknowledge()
-
-
-def readable(error: BaseException, where: str) -> BaseException:
-    """A database's error in words that say what to do; another error as it is."""
-    cause = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
-    if not isinstance(cause, SQLAlchemyError) and not any(base.__name__ == "DatabaseError" for base in type(cause).__mro__):
-        return error
-    said = str(cause).splitlines()[0]
-    if "locked" in said:
-        said = f"is locked by another process; stop it, or give this run a store of its own (`store='other.sqlite'`, `--store`): {said}"
-    elif "not a database" in said or "malformed" in said:
-        said = f"is no store: {said}; name another file (`store=`, `--store`)"
-    elif "unable to open" in said:
-        said = f"cannot be opened: {said}; is it a file in a folder that you may write to?"
-    return StoreError(f"store `{where}` {said}")

