@@ -73,6 +73,18 @@ class LearnsNothing(Toy):
         await run.publish(metrics={"total": self.total}, prompt=agl.PromptTemplate(template="0"))
 
 
+class BringsAModelUnsaid(Toy):
+    async def start(self, run):
+        return {**await super().start(run), "judge": agl.LLM(endpoint="http://127.0.0.1:9/v1", model="m")}
+
+    async def fit(self, run):
+        await run.publish(metrics={"total": 0.0}, prompt=agl.PromptTemplate(template="1"))
+
+
+class SaysAModelThatItDoesNotBring(Toy):
+    serves = ("main_llm",)
+
+
 class DrawsWithoutTheSeed(Toy):
     def learn(self, groups):
         return random.random()
@@ -128,6 +140,8 @@ class StopsOnlyWhatItStarted(Toy):
     [
         (PublishesUnderAnotherName, "test_it_publishes_under_the_names_it_began_with"),
         (LearnsNothing, "test_it_publishes_under_the_names_it_began_with"),
+        (BringsAModelUnsaid, "test_the_models_that_it_brings_are_said_beforehand"),
+        (SaysAModelThatItDoesNotBring, "test_the_models_that_it_brings_are_said_beforehand"),
         (DrawsWithoutTheSeed, "test_the_same_seed_gives_the_same_run"),
         (TakesMissingForANumber, "test_failed_rollouts_do_not_stop_it"),
         (DividesByTheSpread, "test_groups_without_spread_do_not_stop_it"),

@@ -32,6 +32,9 @@ class Algorithm:
     name = "algorithm"
     only_prompts = False
     """Whether nothing but prompts changes, so that equal resources are the same agent and are not measured twice on the test set."""
+    serves: tuple[str, ...] = ()
+    """Names of the language models that `start` brings, such as `main_llm`: a user's own under one of these names is refused before anything
+    starts, since no call would reach it."""
 
     def config(self) -> dict[str, Any]:
         """The options, as JSON, for the record of the run."""

@@ -67,10 +67,12 @@ _match = click.option("--agent-match", help="Regular expression: only calls of m
 @click.option("--runners", type=int, help="Most rollouts at the same time; default: 8.")
 @_match
 @click.option("--store", help=f"Path, URL or driver of the store; default: {DEFAULT_STORE}.")
-def train(agent: str | None, resume: str | None, **options: Any) -> None:
+@click.pass_context
+def train(context: click.Context, agent: str | None, resume: str | None, **options: Any) -> None:
     """Train AGENT (`module:object`, or a program: `--agent`) on a dataset, or go on with a run that was stopped."""
     asked = agent or options["command"]
     if resume is not None and asked is None:
+        _refuse_beside_resume(context)
         _resume(Path(options["store"] or DEFAULT_STORE), resume)
     from agl.settings import read_settings
 
@@ -79,6 +81,7 @@ def train(agent: str | None, resume: str | None, **options: Any) -> None:
     missing = [name for name, value in needed.items() if value is None]
     if missing:
         raise click.UsageError(f"missing {', '.join(missing)} (or `--resume` to go on with a run)")
+    _refuse_served(str(algorithm), options)
     from agl.trainer import Trainer
 
     trainer = Trainer(
@@ -181,17 +184,47 @@ def _resume(store: Path, run: str) -> None:
     os.execv(record.command[0], record.command)
 
 
+def _refuse_beside_resume(context: click.Context) -> None:
+    """A run goes on with the command that began it; no option of another command reaches it."""
+    given = [option.opts[0] for option in context.command.params if _is_given(context, option) and option.name not in ("resume", "store")]
+    if given:
+        raise click.UsageError(
+            f"`--resume` without AGENT starts the run's own command again, so that {', '.join(given)} would have no effect; leave that out, "
+            "or give the whole command, with AGENT or --agent"
+        )
+
+
+def _is_given(context: click.Context, option: click.Parameter) -> bool:
+    return context.get_parameter_source(str(option.name)) is click.core.ParameterSource.COMMANDLINE
+
+
+def _refuse_served(name: str, options: dict[str, Any]) -> None:
+    """An endpoint of the agent's model, where the algorithm trains that model and serves it itself."""
+    from agl.registry import load
+
+    short = name.rpartition(":")[2]
+    given = [f"--{option}" for option in ("endpoint", "model") if options[option] is not None]
+    if given and "main_llm" in getattr(load("agl.algorithms", name), "serves", ()):
+        raise ConfigError(
+            f"{' and '.join(given)} say which model the agent calls, and the algorithm `{name}` trains and serves its own; leave "
+            f"{'them' if len(given) > 1 else 'it'} out: the model that is trained is an option of the algorithm (`--set {short}.OPTION=VALUE`)"
+        )
+
+
 def _algorithm(name: str, settings: tuple[str, ...]) -> Any:
     from agl.registry import load
     from agl.settings import read_settings
 
     short = name.rpartition(":")[2]
-    options = dict(read_settings().algorithms.get(short, {}))
+    options, told = dict(read_settings().algorithms.get(short, {})), dict[str, str]()
     for setting in settings:
         path, equals, value = setting.partition("=")
         owner, _, option = path.partition(".")
         if not equals or owner != short or not option:
             raise ConfigError(f"`--set` takes {short}.OPTION=VALUE, given was `{setting}`")
+        if option in told:
+            raise ConfigError(f"`--set {short}.{option}` is given twice, as `{told[option]}` and as `{value}`; give one of them")
+        told[option] = value
         options[option] = _value(value)
     return load("agl.algorithms", name)(**options)
 
@@ -210,6 +243,8 @@ def _resources(options: dict[str, Any]) -> dict[str, Any]:
         name, equals, file = given.partition("=")
         if not equals or not name:
             raise ConfigError(f"`--prompt` takes NAME=FILE, such as prompt_template=ask.txt, given was `{given}`")
+        if name in found:
+            raise ConfigError(f"`--prompt {given}`: there is a resource `{name}` already; give each a name of its own")
         try:
             found[name] = PromptTemplate(template=Path(file).read_text(encoding="utf-8").rstrip("\n"))
         except (OSError, UnicodeDecodeError) as error:
@@ -238,7 +273,12 @@ def _agent(spec: str | None, options: dict[str, Any]) -> Any:
     if options.get("command"):
         raise click.UsageError(f"AGENT (`{spec}`) and --agent (`{options['command']}`) are two agents; give one of them")
     found = _import(spec)
-    return found if isinstance(found, AgentSpec) or not given else AgentSpec(found, **given)
+    if not isinstance(found, AgentSpec):
+        return AgentSpec(found, **given) if given else found
+    own = {name: getattr(found, name) for name in ("input", "output", "reward")}
+    if twice := [f"--{name}" for name in given if own[name] is not None]:
+        raise ConfigError(f"`{spec}` is an `agl.agent(…)` that has its own {' and '.join(twice)[2:]}; leave {' and '.join(twice)} out")
+    return AgentSpec(found.agent, name=found.name, **{**own, **given})
 
 
 def _import(spec: str) -> Any:

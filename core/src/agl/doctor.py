@@ -92,6 +92,8 @@ def _drivers(settings: Settings, algorithm: str | None) -> Iterator[Check]:
     for group, names in asked.items():
         for name in names:
             yield _attempt(f"{group.removeprefix('agl.').rstrip('s')} {name}", functools.partial(_load, group, name))
+    if settings.algorithms or settings.rewards:
+        yield _attempt("agl.toml", functools.partial(_sections, settings))
     for name in trainer.rewards or ():
         yield _attempt(f"reward {name}", functools.partial(_reward, name, settings))
     if name := algorithm or trainer.algorithm:
@@ -103,6 +105,13 @@ def _load(group: str, name: str) -> str:
 
     driver = load(group, name)
     return f"{driver.__module__}.{getattr(driver, '__qualname__', driver)}"
+
+
+def _sections(settings: Settings) -> str:
+    from agl.registry import check_sections
+
+    check_sections(settings)
+    return f"options of {[*settings.algorithms, *settings.rewards]}"
 
 
 def _reward(name: str, settings: Settings) -> str:

@@ -9,6 +9,8 @@ from typing import Any, cast
 from agl.errors import ConfigError
 from agl.rollouts import EXCLUDE, POLICIES, RETRY, REWARD, Failure
 
+ATTEMPTS, FAILURE_REWARD = 2, 0.0
+"""What `max_attempts` and `failure_reward` of the Trainer are unless told."""
 _FREE = (Failure.AGENT, Failure.TIMEOUT, Failure.TRUNCATED)
 _CHOICES: dict[str, tuple[str, ...]] = {**dict.fromkeys(_FREE, (RETRY, EXCLUDE, REWARD)), Failure.INFRASTRUCTURE: (RETRY, EXCLUDE)}
 
@@ -31,6 +33,27 @@ def read_policies(given: Any, max_attempts: int) -> dict[str, str | float]:
     for name, value in policies.items():
         _check(name, value, max_attempts)
     return {name: value for name, value in policies.items() if POLICIES[Failure(name)] != value}
+
+
+def check_effect(policies: Mapping[str, str | float], max_attempts: int, failure_reward: float | None) -> None:
+    """Refuse what was said of attempts and of failed agents where the policies leave it nothing to do.
+
+    Args:
+        policies: as `read_policies` gives them.
+        max_attempts: tries at a rollout.
+        failure_reward: of a rollout in which the agent itself failed.
+
+    Raises:
+        ConfigError: one of the two differs from its default and no policy uses it.
+    """
+    defaults = {name: policy for name, policy in POLICIES.items() if name != Failure.TRUNCATED}  # which is a failure only where it is named
+    used = {*({**defaults, **policies}).values()}
+    given = {"max_attempts": (max_attempts, RETRY, (1, ATTEMPTS)), "failure_reward": (failure_reward, REWARD, (FAILURE_REWARD,))}
+    for name, (value, policy, silent) in given.items():
+        if policy not in used and value not in silent:
+            raise ConfigError(
+                f"`{name}={value!r}` has no effect: none of `failures` is `{policy}`, given was {dict(policies)}; leave `{name}` out"
+            )
 
 
 def _check(name: str, value: Any, max_attempts: int) -> None:

@@ -11,8 +11,9 @@ from typing import Any
 
 from agl.compat import COMING
 from agl.discovery import package_of
-from agl.errors import PluginError
+from agl.errors import ConfigError, PluginError
 from agl.installed import plain_name
+from agl.settings import Settings
 
 GROUPS = ("agl.algorithms", "agl.stores", "agl.engines", "agl.executors", "agl.trackers", "agl.rewards")
 _KNOWN_PACKAGES = {
@@ -71,6 +72,24 @@ def _unknown(group: str, kind: str, name: str, short: str) -> str:
         return f"{said}; `pip install {package}` brings it"
     close = difflib.get_close_matches(short, known, 1)
     return f"{said}; did you mean `{close[0]}`?" if close else f"{said}; install the package that brings it"
+
+
+def check_sections(settings: Settings) -> None:
+    """Refuse options in agl.toml of an algorithm or a reward that there is not.
+
+    Raises:
+        ConfigError: no installed package brings it, and none of this project would.
+    """
+    for section, named in (("algorithms", settings.algorithms), ("rewards", settings.rewards)):
+        known = {*(drivers(f"agl.{section}") if named else ()), *(name for group, name in _KNOWN_PACKAGES if group == f"agl.{section}")}
+        for name in named:
+            if (short := name.rpartition(":")[2]) not in known:
+                close = difflib.get_close_matches(short, known, 1)
+                meant = f"did you mean `{close[0]}`? Else " if close else ""
+                raise ConfigError(
+                    f"agl.toml has options in [{section}.{name}], and no installed package brings `{short}`: {meant}install the package that "
+                    f"brings it, or take the section out; there are {sorted(known)}"
+                )
 
 
 def algorithm_class(name: str) -> Any:

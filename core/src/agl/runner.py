@@ -69,6 +69,8 @@ class BoundAgent:
         self.adapter: AgentAdapter = plugins.adapt_agent(self.spec.agent)
         if self.adapter.returns_reward and self.spec.reward is not None:
             raise ConfigError(f"`{self.adapter.name}` returns its reward itself; give `reward=` only for agents that do not")
+        if self.adapter.returns_reward and self.spec.output is not None:
+            raise ConfigError(f"`{self.adapter.name}` returns its reward, so that `output=` has nothing to change; leave it out")
         alone = self.adapter.judges_itself and self.spec.reward is None and not (plugins.judges() or plugins.compares())
         self.judges_itself = alone if judges_itself is None else judges_itself
         if self.judges_itself and not takes_rewards:

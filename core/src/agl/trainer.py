@@ -24,7 +24,7 @@ from agl.credit import split_credit
 from agl.discovery import CORE
 from agl.errors import ConfigError, GatewayError, NotFoundError
 from agl.executors import Executor
-from agl.failures import read_policies
+from agl.failures import ATTEMPTS, FAILURE_REWARD, check_effect, read_policies
 from agl.gateway.endpoints import read_patience
 from agl.gateway.server import Gateway
 from agl.gateway.wire import PLACEHOLDER_KEY
@@ -33,10 +33,10 @@ from agl.loop import frozen_garbage, raises_here, run_in_loop
 from agl.plugins import Plugins
 from agl.prompting import check as check_prompts
 from agl.prompting import prompt_diff
-from agl.registry import load
+from agl.registry import check_sections, load
 from agl.resources import LLM, PromptTemplate, Resource, Resources
 from agl.results import Evaluation, RolloutResult
-from agl.roles import Roles
+from agl.roles import FREEZE, TRAIN, Roles
 from agl.rollouts import new_id
 from agl.runner import BoundAgent
 from agl.runs import Run
@@ -121,9 +121,10 @@ class Trainer:
             the longest name wins. `train` is the default, `freeze` learns nothing from them, `original` leaves them to the
             agent's own endpoint, key, model and parameters, and the name of an `LLM` resource sends them to that one, where
             nothing is learned from them. If one role is named `train`, only named ones are.
-        initial_resources: LLMs and prompt templates by name, beside the algorithm's own. Calls go to the algorithm's first
-            LLM, else to the first of these, unless `roles` or the model's name in a call names another. A template named
-            as `agl.prompts` lists it (`writer.system_prompt`) is put into the calls of that role.
+        initial_resources: LLMs and prompt templates by name, beside the algorithm's own; an LLM under a name that the algorithm serves
+            itself is refused. Calls go to the algorithm's first LLM, else to the first of these, unless `roles` or the model's
+            name in a call names another. A template named as `agl.prompts` lists it (`writer.system_prompt`) is put into the calls of
+            that role.
         store: path of the SQLite file, a URL such as `sqlite:///runs.sqlite`, a `Store` (which stays open), the name of a driver
             of `agl.stores`, or `{"driver": name, option: value}`. The default is `.agl/store.sqlite`.
         executor: what runs the attempts: the name of a driver of `agl.executors`, or a class derived from `Executor`.
@@ -175,8 +176,8 @@ class Trainer:
         reward_weights: Mapping[str, float] | None = None,
         seed: int = 0,
         timeout: float | None = 600.0,
-        max_attempts: int = 2,
-        failure_reward: float | None = 0.0,
+        max_attempts: int = ATTEMPTS,
+        failure_reward: float | None = FAILURE_REWARD,
         failures: Mapping[str, str | float] | None = None,
         reward_timeout: float | None = None,
         agent_rewards: str | None = None,
@@ -190,6 +191,7 @@ class Trainer:
         if n_runners is not None and n_workers is not None:
             raise ConfigError("`n_workers` is the old name of `n_runners`; give one of them")
         all_settings = read_settings()
+        check_sections(all_settings)
         settings = all_settings.trainer
         asked = [count for count in (n_runners, n_workers, settings.n_runners) if count is not None]
         self.n_runners = _at_least(1, asked[0] if asked else 8, "n_runners")
@@ -208,6 +210,7 @@ class Trainer:
         self.timeout, self.max_attempts = _seconds(timeout, "timeout"), _at_least(1, max_attempts, "max_attempts")
         self.failure_reward = failure_reward
         self.failures = read_policies(failures if failures is not None else settings.failures, max_attempts)
+        check_effect(self.failures, max_attempts, failure_reward)
         self.reward_timeout = _seconds(reward_timeout if reward_timeout is not None else settings.reward_timeout, "reward_timeout")
         self.takes_rewards = _takes_rewards(agent_rewards or settings.agent_rewards or "accept")
         self.patience = read_patience(patience if patience is not None else settings.patience)
@@ -271,9 +274,13 @@ class Trainer:
         """
         if self.algorithm is None:
             raise ConfigError("`fit` needs `algorithm=`, such as `agl.GRPO(model=…)`; to try the agent without learning use `dev`")
+        if dry_run and resume:
+            raise ConfigError("a dry run starts nothing, so that `resume` has no effect; give one of the two")
         if resume is None:
             resume = os.environ.get(RESUME_VARIABLE) or None
         datasets = _datasets(train=train_dataset, val=val_dataset, test=test_dataset)
+        self._check_served(self.algorithm)
+        self._check_learned(self.algorithm)
         if dry_run:
             return self._dry_run(agent, datasets)
         return run_in_loop(lambda: self._fit(agent, datasets, resume), self.console.say)
@@ -372,6 +379,8 @@ class Trainer:
             ConfigError: before anything starts.
         """
         datasets = _datasets(test=dataset)
+        if self.algorithm is not None:
+            self._check_served(self.algorithm)
         return run_in_loop(lambda: self._evaluate(agent, datasets), self.console.say)
 
     async def _evaluate(self, agent: Any, datasets: dict[str, Any]) -> Evaluation:
@@ -542,6 +551,26 @@ class Trainer:
         for given in self.rewards:
             if summary := given.summary():
                 self.console.say(f"reward {given.name}: {summary}")
+
+    def _check_served(self, algorithm: Algorithm) -> None:
+        """Refuse models that the algorithm's own would take the place of."""
+        if taken := [name for name in algorithm.serves if name in self.initial_resources]:
+            raise ConfigError(
+                f"`initial_resources` has {taken}, and the algorithm `{algorithm.name}` trains and serves its own model under that name, so "
+                f"that no call would reach yours; leave it out (`{algorithm.name}` says with its own options which model it trains), or give it "
+                "another name and send a role's calls there (`roles`)"
+            )
+
+    def _check_learned(self, algorithm: Algorithm) -> None:
+        """Refuse to choose calls to learn from where whole rollouts and their prompts are what is learned from."""
+        given = {"adapter['agent_match']": self.roles.pattern, "adapter['credit']": self.credit}
+        given |= {f"roles[{name!r}]": what in (TRAIN, FREEZE) for name, what in self.roles.roles.items()}
+        if algorithm.only_prompts and (idle := [name for name, value in given.items() if value]):
+            raise ConfigError(
+                f"{', '.join(f'`{name}`' for name in idle)} of the Trainer choose the calls that weights learn from, and the algorithm "
+                f"`{algorithm.name}` changes prompts alone, by the rewards of whole rollouts; leave them out: which prompts are changed is said "
+                "by its own options"
+            )
 
     def _check_credit(self) -> None:
         if self.credit is not None and (brought := self.plugins.brings_credit()):

@@ -163,6 +163,8 @@ def test_without_anything_it_is_openais_with_the_models_of_agent_lightning(monke
         (None, {"endpoint": "http://h/v1", "model": "m", "api_key": "$NOT_SET"}, r"the environment variable `NOT_SET` is not set"),
         (None, {"endpoint": "http://h/v1"}, r"needs the name of a model at http://h/v1.*`model=…`"),
         (None, {"endpoint": "nowhere", "model": "m"}, r"`endpoint` must be a URL"),
+        (None, {"model": "m", "gradient_model": "a", "apply_edit_model": "b"}, "`model` has no effect beside `gradient_model` and"),
+        (None, {"diversity_temperature": 1.0, "parameters": {"temperature": 0.5}}, "are the same field of a request; give one of them"),
         (_broken(), {"model": "m"}, r"\['model'\] have no effect: the function"),
         (_broken(), {"endpoint": "http://h/v1"}, r"\['endpoint'\] have no effect beside `async_openai_client`"),
         (object(), {"model": "m"}, r"must have `chat.completions.create`"),

@@ -73,6 +73,7 @@ def test_braces_are_text_in_prompts_that_nothing_fills_in():
         ({"strategy": "beam", "max_seconds": 9}, r"\['max_seconds'\] have no effect"),
         ({"run_initial_validation": False}, r"\['run_initial_validation'\] have no effect beside `strategy=\"racing\"`"),
         ({"max_cost": 1.0}, "`max_cost` has no effect without prices"),
+        ({"repairs": 0, "repair_prompt": "mend.md"}, r"\['repair_prompt'\] have no effect beside `repairs=0`"),
         ({"rollout_batch_timeout": 60}, r"no longer has `rollout_batch_timeout`: rollouts have a deadline each: `Trainer\(timeout=…\)`"),
         ({"gradient_prompt_files": []}, "give one file: `critique_prompt=`"),
     ],

@@ -23,6 +23,8 @@ from agl_grpo import GRPO
         ({"baseline": "sibling"}, r"`baseline` must be one of \['group', 'role'\], given was 'sibling'"),
         ({"temperature": 0.0}, "`temperature` must be positive"),
         ({"dtype": "int8"}, "`dtype` must be"),
+        ({"lr_floor": 0.1}, "`lr_floor=0.1` has no effect on the schedule `constant`"),
+        ({"engine": "native=4"}, "the engine `native` cannot be made as `engine='native=4'` with .*positional"),
         ({"lora": {"depth": 3}}, "`lora` takes"),
     ],
 )

@@ -43,8 +43,10 @@ def test_every_option_has_an_effect(agl, tmp_path):
     assert lines("--to", "trl-kto", "--label-at", "0.5") > 1
     agl(export, "run-1", "--to", "hf", "--out", "set")
     assert (tmp_path / "set" / "README.md").exists()
-    done = agl(import_, "run-1.trl-sft.jsonl", "--run", "mine", "--split", "val", "--weights-version", "3", store="other.sqlite")
+    done = agl(import_, "run-1.trl-sft.jsonl", "--run", "mine", "--split", "val", store="other.sqlite")
     assert done.output.startswith("run mine: 1 rollouts")
+    done = agl(import_, "run-1.trl-sft.jsonl", "--run", "again", "--weights-version", "3", store="third.sqlite")
+    assert "is an example, of which no tokens are known, so that the version of the weights (`3`) has no effect" in str(done.exception)
 
 
 def test_few_examples_for_openai_are_told(agl):

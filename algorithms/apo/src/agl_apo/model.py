@@ -90,7 +90,11 @@ def make_models(given: Any, options: ModelOptions) -> tuple[ChatModel, ChatModel
         ConfigError: options that have no effect together, no key, no model's name, or an object that is no client.
     """
     parameters = dict(options.parameters)
+    if options.model is not None and None not in (options.gradient_model, options.apply_edit_model):
+        raise ConfigError("`model` has no effect beside `gradient_model` and `apply_edit_model`, which name both models; leave it out")
     if options.diversity_temperature is not None:
+        if "temperature" in parameters:
+            raise ConfigError("`diversity_temperature` and `parameters['temperature']` are the same field of a request; give one of them")
         parameters["temperature"] = options.diversity_temperature
     if given is not None and (named := [name for name in ("endpoint", "api_key") if getattr(options, name) is not None]):
         raise ConfigError(f"{named} have no effect beside `async_openai_client`, which has its own; leave them out")

@@ -88,6 +88,8 @@ class SharedSettings:
             value = getattr(self.own, name)
             if value is not None and not value > 0:
                 raise ConfigError(f"`{name}` must be positive, given was {value!r}")
+        if not self.guards.repairs:
+            self.refuse(["repair_prompt"], "repairs=0", "a text that a guard refused is not mended")
         if self.own.max_cost is not None and not (any(self.own.agent_price) or any(self.model.price)):
             raise ConfigError("`max_cost` has no effect without prices: say `price=` of critic and editor, or `agent_price=`, or both")
 

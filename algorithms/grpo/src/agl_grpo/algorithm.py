@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import inspect
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -51,6 +52,7 @@ class GRPO(Algorithm):
     """
 
     name = "grpo"
+    serves = ("main_llm",)
 
     def __init__(self, model: str | Path | None = None, *, engine: str | Engine = "native", **options: Any) -> None:
         if model is None:
@@ -157,7 +159,12 @@ def _engine(given: str | Engine, options: Options, named: set[str]) -> Engine:
     if not (isinstance(driver, type) and issubclass(driver, Engine)):
         raise ConfigError(f"the engine `{name}` must be a class derived from `agl.engines.Engine`, it is {driver!r}")
     asked = {option: getattr(options, option) for option in ENGINE_OPTIONS if option in named}
-    return driver(*([value] if separator else []), max_tokens=options.max_tokens, **asked)
+    arguments = [value] if separator else []
+    try:
+        inspect.signature(driver).bind(*arguments, max_tokens=options.max_tokens, **asked)
+    except TypeError as error:
+        raise ConfigError(f"the engine `{name}` cannot be made as `engine={given!r}` with {sorted(asked)}: {error}") from None
+    return driver(*arguments, max_tokens=options.max_tokens, **asked)
 
 
 def prefixed(learned: Mapping[str, float]) -> dict[str, float]:

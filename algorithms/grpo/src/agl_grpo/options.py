@@ -84,6 +84,10 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             raise ConfigError(f"`baseline` must be one of {list(BASELINES)}, given was {self.baseline!r}")
         if self.temperature <= 0:
             raise ConfigError(f"`temperature` must be positive, given was {self.temperature!r}: without chance all siblings are the same")
+        if self.lr_floor and self.schedule == "constant":
+            raise ConfigError(
+                f"`lr_floor={self.lr_floor!r}` has no effect on the schedule `constant`; say `linear` or `cosine`, or leave it out"
+            )
         if self.dtype not in ("float32", "bfloat16", "float16"):
             raise ConfigError(f"`dtype` must be `float32`, `bfloat16` or `float16`, given was {self.dtype!r}")
         if self.lora is not None:

@@ -43,6 +43,7 @@ class VERL(Algorithm):
     """
 
     name = "verl"
+    serves = ("main_llm",)
 
     def __init__(self, config: Mapping[str, Any] | None = None, **sections: Any) -> None:
         self.given = {**(config or {}), **sections}

@@ -17,8 +17,14 @@ from agl.commands.new import new
 @click.pass_context
 def plugins(context: click.Context, as_json: bool, hooks: bool, show_traceback: bool) -> None:
     """List plugins and drivers, and what became of them."""
+    given = {"--json": as_json, "--hooks": hooks, "--traceback": show_traceback}
+    named = [name for name, value in given.items() if value]
     if context.invoked_subcommand is not None:
+        if named:
+            raise click.UsageError(f"{', '.join(named)} are for the list of plugins, not for `{context.invoked_subcommand}`")
         return
+    if show_traceback and len(named) > 1:
+        raise click.UsageError(f"--traceback has no effect beside {', '.join(named[:-1])}, which show no errors; leave one out")
     from agl.plugins import Plugins
 
     loaded = context.find_object(Plugins) or Plugins()

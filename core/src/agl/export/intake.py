@@ -71,6 +71,11 @@ class Records:
         """
         group, sample, last_task = -1, 0, None
         for number, record in enumerate(_records(self._path), start=1):
+            if self._version is not None and not is_trace(record):
+                raise ConfigError(
+                    f"record {number} of `{self._path}` is an example, of which no tokens are known, so that the version of the weights "
+                    f"(`{self._version}`) has no effect; leave it out"
+                )
             try:
                 siblings = [read_trace(record, self._version)] if is_trace(record) else read_example(record)
                 task = siblings[0].task_id

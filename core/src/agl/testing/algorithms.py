@@ -76,6 +76,14 @@ class AlgorithmConformance(Conformance):
                 changed or self.may_return_the_first, f"after {len(lines)} steps all of {sorted(names)} are as they were in the beginning"
             )
 
+    def test_the_models_that_it_brings_are_said_beforehand(self) -> None:
+        """If this fails, a user's endpoint of the same name is put aside, and nobody says so."""
+        with _fresh_store() as store:
+            first = asyncio.run(_versions(store, _fit(self, store, _answering()).run_id))[0]
+        brought = {name for name in first.llms() if name not in self.initial_resources}
+        said = set(self.make_algorithm().serves)
+        require(brought == said, f"`start` brings the models {sorted(brought)}, and `serves` says {sorted(said)}; make them the same")
+
     def test_its_options_are_json(self) -> None:
         """If this fails, a run's record cannot be written, or a resumed run is refused because its options differ."""
         config = self.make_algorithm().config()

@@ -38,6 +38,7 @@ class BestOfN(Algorithm):
     """Samples n rollouts of each task, keeps those above their group's mean, and teaches the model to do the same again."""
 
     name = "best_of_n"
+    serves = ("main_llm",)
 
     def __init__(self, model: str | Path | None = None, **options: Any) -> None:
         given = options if model is None else {"model": str(model), **options}
