@@ -84,7 +84,10 @@ async def test_another_searchs_ledger_is_refused_with_what_differs(run):
 @pytest.mark.parametrize(
     ("events", "said"),
     [
-        ([{"event": "begin", "about": {"format": 1}}, {"event": "draw", "move": "x"}], "event 2 in .* cannot be read: Expected `int . null`, got `str`"),
+        (
+            [{"event": "begin", "about": {"format": 1}}, {"event": "draw", "move": "x"}],
+            "event 2 in .* cannot be read: Expected `int . null`, got `str`",
+        ),
         ([{"event": "begin", "about": {"format": 9}}], "has no ledger of format 1; another version of agl-apo wrote it"),
         ([{"event": "answered", "move": 1}], "has no ledger of format 1"),
     ],

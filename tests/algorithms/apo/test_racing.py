@@ -1,6 +1,7 @@
 import math
 from random import Random
 
+import msgspec
 import pytest
 from apo_drive import SEED_TEXTS, TRAIN, VAL, Toy, drive
 
@@ -51,6 +52,35 @@ def test_told_the_same_answers_again_it_asks_the_same_moves(concurrency):
         again.tell(move, answer)
     assert again.outcome == search.outcome
     assert sorted(asked, key=lambda move: move.number) == sorted((move for move, _ in told), key=lambda move: move.number)
+
+
+class Settled(Toy):
+    """A world whose answer depends on the question alone, and not on when it is asked."""
+
+    def answer(self, move):
+        self.chance = Random(f"{move.number}")
+        return super().answer(move)
+
+    def _draw(self, move, task):
+        return msgspec.structs.replace(super()._draw(move, task), rollout_id=f"ro-{move.number}-{task}")
+
+
+def played(order, **options):
+    search = racing(3, max_rollouts=400, **options)
+    told = drive(search, Settled(), order=order and Random(order))
+    return search.outcome, sorted(told, key=lambda pair: pair[0].number)
+
+
+def test_a_deterministic_search_does_not_depend_on_how_long_each_answer_takes():
+    straight = played(None, concurrency=4, deterministic=True)
+    assert all(played(order, concurrency=4, deterministic=True) == straight for order in range(1, 9))
+    assert played(1, concurrency=4) != played(None, concurrency=4)
+
+
+@pytest.mark.parametrize("siblings", [1, 3])
+def test_one_parent_at_a_time_is_deterministic_anyway(siblings):
+    straight = played(None, concurrency=1, siblings=siblings)
+    assert all(played(order, concurrency=1, siblings=siblings) == straight for order in range(1, 9))
 
 
 @pytest.mark.parametrize("seed", range(12))

@@ -64,7 +64,7 @@ class Racing:
         self._train, self._val = tuple(train_tasks), tuple(val_tasks)
         self._pool = Pool(seed_texts, self.options.guards, records_text)
         self._contrast = Contrast(self.evidence, self.options.perfect_reward)
-        self._scheduler = Scheduler(seed)
+        self._scheduler = Scheduler(seed, self.options.deterministic)
         self._stage = "probe"
         self._most = self.options.max_rollouts
         self._concurrency = self.options.concurrency or max(1, self._most // ROLLOUTS_PER_EXPANSION)
@@ -94,7 +94,7 @@ class Racing:
 
     def ask(self) -> Move | None:
         """The next move that may start now; None while only answers bring more."""
-        while (move := self._scheduler.next()) is None and self._more():
+        while (move := self._scheduler.next()) is None and (self._more() or self._scheduler.settle()):
             pass
         return move
 

@@ -26,12 +26,18 @@ class Scheduler:
 
     The driver calls `ask` until it gives None, and again after every `tell`. Then the moves are a function of the seed and
     of the answers in their order, which is what a resume relies on.
+
+    Args:
+        seed: of all chance.
+        deterministic: lets an answer count only when those to all earlier moves are there: then the order in which they come is of no effect.
     """
 
-    def __init__(self, seed: int) -> None:
-        self._seed = seed
+    def __init__(self, seed: int, deterministic: bool = False) -> None:
+        self._seed, self._deterministic = seed, deterministic
         self._ready: deque[Move] = deque()
         self._flying: dict[int, tuple[Move, _Waiting]] = {}
+        self._early: dict[int, tuple[_Waiting, Answer]] = {}
+        """Answers that do not count yet."""
         self._told = 0
         self._numbered = 0
         self._alive = 0
@@ -42,7 +48,7 @@ class Scheduler:
         return self._numbered - 1
 
     def random(self, what: str) -> Random:
-        """A source of chance that depends on the seed, on the number of answers told and on what it is for."""
+        """A source of chance that depends on the seed, on the number of answers that count and on what it is for."""
         return Random(f"{self._seed}:{self._told}:{what}")
 
     def start(self, process: Process) -> None:
@@ -60,7 +66,7 @@ class Scheduler:
         return self._ready.popleft() if self._ready else None
 
     def answered(self, move: Move, answer: Answer) -> None:
-        """Take an answer; resumes the process that waits for it when it was the last one missing.
+        """Take an answer; when it counts, and was the last one missing, the process that waits for it is resumed.
 
         Raises:
             ValueError: the move was not asked, or is answered already, or the answer is not of its kind.
@@ -70,10 +76,21 @@ class Scheduler:
         asked, waiting = self._flying[move.number]
         check_answer(asked, answer)
         del self._flying[move.number]
+        self._early[move.number] = (waiting, answer)
+        if not self._deterministic or min(self._early) == move.number:
+            self.settle()
+
+    def settle(self) -> bool:
+        """Let the next early answer count; False when there is none whose turn it is."""
+        number = min(self._early, default=None)
+        if number is None or (self._deterministic and number > min(self._flying, default=number)):
+            return False
+        waiting, answer = self._early.pop(number)
         self._told += 1
-        waiting.answers[move.number] = answer
+        waiting.answers[number] = answer
         if len(waiting.answers) == len(waiting.moves):
             self._go_on(waiting, [waiting.answers[one.number] for one in waiting.moves])
+        return True
 
     def _go_on(self, waiting: _Waiting, answers: list[Answer] | None) -> None:
         try:
