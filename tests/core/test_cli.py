@@ -82,7 +82,7 @@ def test_an_error_is_one_readable_line_and_exit_code_1(folder):
         (["train", "my_app:agent", "--data", "no.jsonl", "--algorithm", "grpo", "--set", "grpo.model=x"], "there is no file `no.jsonl`"),
         (["train", "--resume"], "there is no store"),
         (["runs"], "there is no store"),
-        (["report", "run-1"], "no store at `.agl/store.sqlite`"),
+        (["report", "run-1"], "there is no store `.agl/store.sqlite`"),
     ],
 )
 def test_what_cannot_work_is_said(folder, arguments, says):

@@ -527,7 +527,7 @@ async def test_the_command_sends_a_run(desk, collector, store_path, monkeypatch)
     assert (done.output, collector.headers[0]["x-key"]) == ("1 spans sent\n", "1")
     done = await asyncio.to_thread(CliRunner().invoke, cli, [*command, "--header", "x-key=2"])
     assert collector.headers[1]["x-key"] == "2"
-    for extra, words in ((["--to", "parquet"], "without --to"), (["--store", "none.sqlite"], "no store at `none.sqlite`")):
+    for extra, words in ((["--to", "parquet"], "without --to"), (["--store", "none.sqlite"], "there is no store `none.sqlite`")):
         done = await asyncio.to_thread(CliRunner().invoke, cli, [*command, *extra])
         assert done.exit_code != 0
         assert words in done.output

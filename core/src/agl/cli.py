@@ -10,8 +10,8 @@ from typing import Any
 import click
 
 from agl import __version__
+from agl.commands.stores import existing_store, store_of, store_option
 from agl.errors import AglError, ConfigError
-from agl.settings import DEFAULT_STORE
 
 TRACEBACK_VARIABLE = "AGL_TRACEBACK"
 """Set to anything: errors of the `agl` command come with their traceback."""
@@ -35,7 +35,6 @@ def cli() -> None:
     """Train the agent you already have."""
 
 
-_store = click.option("--store", type=click.Path(path_type=Path), default=DEFAULT_STORE, show_default=True, help="SQLite file of the runs.")
 _reward = click.option("--reward", help="`module:function` of (task, output).")
 _input = click.option("--input", "input_", help="`module:function`: task -> what the agent sees.")
 _runners = click.option("--runners", default=8, show_default=True, help="Most rollouts at the same time.")
@@ -66,14 +65,14 @@ _match = click.option("--agent-match", help="Regular expression: only calls of m
 @_input
 @click.option("--runners", type=int, help="Most rollouts at the same time; default: 8.")
 @_match
-@click.option("--store", help=f"Path, URL or driver of the store; default: {DEFAULT_STORE}.")
+@store_option
 @click.pass_context
 def train(context: click.Context, agent: str | None, resume: str | None, **options: Any) -> None:
     """Train AGENT (`module:object`, or a program: `--agent`) on a dataset, or go on with a run that was stopped."""
     asked = agent or options["command"]
     if resume is not None and asked is None:
         _refuse_beside_resume(context)
-        _resume(Path(options["store"] or DEFAULT_STORE), resume)
+        _resume(store_of(options["store"]), resume)
     from agl.settings import read_settings
 
     algorithm = options["algorithm"] or read_settings().trainer.algorithm
@@ -125,32 +124,30 @@ def dev(agent: str | None, data: Path, endpoint: str, model: str, runners: int, 
 
 
 @cli.command()
-@_store
-def runs(store: Path) -> None:
+@store_option
+def runs(store: str | None) -> None:
     """List the runs of a store."""
     import asyncio
     import time
 
-    from agl.store.sqlite import SQLiteStore
+    from agl.store.opening import opened
 
-    if not store.exists():
-        raise ConfigError(f"there is no store `{store}`; a run makes one, or name another with `--store`")
-    opened = SQLiteStore(store)
-    for record in asyncio.run(opened.runs()):
+    with opened(existing_store(store, "a run makes one, or name another with `--store`")) as found:
+        records = asyncio.run(found.runs())
+    for record in records:
         started = time.strftime("%Y-%m-%d %H:%M", time.localtime(record.created_at))
         click.echo(f"{record.run_id}  {started}  {record.status:<8} {record.step:>5} steps  {record.config.get('algorithm')}")
-    opened.close()
 
 
 @cli.command()
 @click.argument("run")
 @click.option("--out", type=click.Path(path_type=Path), help="Where to write; default: in the run's folder.")
-@_store
-def report(run: str, out: Path | None, store: Path) -> None:
+@store_option
+def report(run: str, out: Path | None, store: str | None) -> None:
     """Write the HTML report of RUN and its curve as PNG."""
     from agl.report import write_report
 
-    click.echo(write_report(store, run, out))
+    click.echo(write_report(existing_store(store), run, out))
 
 
 def main() -> None:
@@ -163,25 +160,24 @@ def main() -> None:
     cli(obj=plugins)
 
 
-def _resume(store: Path, run: str) -> None:
+def _resume(given: str, run: str) -> None:
     """Start the command that began a run again, told to go on with it. Does not return."""
     import asyncio
 
-    from agl.store.sqlite import SQLiteStore
+    from agl.resuming import run_to_resume
+    from agl.store.opening import opened
+    from agl.store.urls import without_password
     from agl.trainer import RESUME_VARIABLE
 
-    if not store.exists():
-        raise ConfigError(f"there is no store `{store}`; name the run's own with `--store`")
-    opened = SQLiteStore(store)
-    records = [record for record in asyncio.run(opened.runs()) if record.status != "done" and run in ("latest", record.run_id)]
-    opened.close()
-    if not records:
-        raise ConfigError(f"store `{store}` has no unfinished run{'' if run == 'latest' else f' `{run}`'}; `agl runs` lists its runs")
-    record = records[-1]
+    with opened(existing_store(given)) as store:
+        record = asyncio.run(run_to_resume(store, run))
+    if not record.command:
+        raise ConfigError(f"run `{record.run_id}` of store `{without_password(given)}` was begun by no command; it cannot go on")
     os.chdir(record.folder)
     os.environ[RESUME_VARIABLE] = record.run_id
     sys.stdout.flush()
-    os.execv(record.command[0], record.command)
+    command = [text.replace(without_password(given), given) for text in record.command]  # the record has no password
+    os.execv(command[0], command)
 
 
 def _refuse_beside_resume(context: click.Context) -> None:

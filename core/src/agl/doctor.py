@@ -40,7 +40,10 @@ class Check(msgspec.Struct, frozen=True, kw_only=True):
 def examine(
     *, folder: Path, algorithm: str | None = None, store: str | None = None, endpoint: str | None = None, port: int = 0
 ) -> list[Check]:
-    """All checks, for a project in `folder`; what is given goes before what its settings say. Changes nothing."""
+    """All checks, for a project in `folder`; what is given goes before what its settings say.
+
+    Changes nothing but the schema of a store of an older version, or of a database without one.
+    """
     checks = list(_environment(folder))
     try:
         settings = read_settings()
@@ -132,6 +135,7 @@ def _algorithm(name: str, options: dict[str, Any]) -> str:
 
 def _store(given: str | None) -> Check:
     from agl.store.opening import open_store, path_of
+    from agl.store.urls import without_password
 
     def ask() -> str:
         path = path_of(given or DEFAULT_STORE)
@@ -140,7 +144,7 @@ def _store(given: str | None) -> Check:
         open_store(given or DEFAULT_STORE).close()
         return "opens"
 
-    return _attempt(f"store {given or DEFAULT_STORE}", ask)
+    return _attempt(f"store {without_password(given or DEFAULT_STORE)}", ask)
 
 
 def _port(port: int) -> Check:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import itertools
 import os
+import shlex
 import sys
 import tempfile
 import time
@@ -36,6 +37,7 @@ from agl.prompting import prompt_diff
 from agl.registry import check_sections, load
 from agl.resources import LLM, PromptTemplate, Resource, Resources
 from agl.results import Evaluation, RolloutResult
+from agl.resuming import run_to_resume
 from agl.roles import FREEZE, TRAIN, Roles
 from agl.rollouts import new_id
 from agl.runner import BoundAgent
@@ -43,6 +45,7 @@ from agl.runs import Run
 from agl.settings import DEFAULT_STORE, Settings, read_settings
 from agl.store.base import RunRecord, Store
 from agl.store.opening import StoreSpec, opened, path_of
+from agl.store.urls import StoreURL, without_password
 from agl.tasks import Mode, make_tasks
 from agl.trackers import TrackedRun, Tracker, Trackers, make_trackers
 from agl.weights import Weights
@@ -125,8 +128,8 @@ class Trainer:
             itself is refused. Calls go to the algorithm's first LLM, else to the first of these, unless `roles` or the model's
             name in a call names another. A template named as `agl.prompts` lists it (`writer.system_prompt`) is put into the calls of
             that role.
-        store: path of the SQLite file, a URL such as `sqlite:///runs.sqlite`, a `Store` (which stays open), the name of a driver
-            of `agl.stores`, or `{"driver": name, option: value}`. The default is `.agl/store.sqlite`.
+        store: path of the SQLite file, a URL such as `postgresql://user:password@host/database`, a `Store` (which stays open), the
+            name of a driver of `agl.stores`, or `{"driver": name, option: value}`. The default is `.agl/store.sqlite`; see docs/stores.md.
         executor: what runs the attempts: the name of a driver of `agl.executors`, or a class derived from `Executor`.
             `thread` (the default) runs agents in this process, `process` in `n_runners` others, `ray` on a Ray cluster; see docs/executors.md.
         trackers: told how the run goes: `Tracker` objects, or names of drivers of `agl.trackers`, with their first argument
@@ -137,7 +140,7 @@ class Trainer:
         reward_weights: numbers by reward name; the weighted sum is the final reward. `reward`, the agent's own, and each of
             `rewards` weigh 1.0 unless told; 0 records only. A weighted reward that is missing leaves a rollout without one.
         seed: of everything that is drawn.
-        timeout: seconds that one attempt may take; None for no limit.
+        timeout: seconds that one attempt may take; None for no limit. What its calls wait for a change of weights does not count.
         max_attempts: tries at a rollout whose endpoint or worker failed.
         failure_reward: reward of a rollout in which the agent itself failed; None excludes it from its group.
         failures: what is done with failed attempts, by class, where it differs from the defaults: `{"infrastructure": "retry",
@@ -203,7 +206,7 @@ class Trainer:
         if self.algorithm is None:  # else its own models are known when it has started
             self.roles.check(Resources(version=0, values=self.initial_resources).llms())
         store = store if store is not None else settings.store or DEFAULT_STORE
-        self.store: StoreSpec = path_of(store) or store
+        self.store: StoreSpec = path_of(store) or (StoreURL(store) if isinstance(store, str) else store)
         self.executor = _executor_class(executor or settings.executor or f"{CORE}:thread")
         self.trackers = make_trackers(trackers if trackers is not None else settings.trackers or ())
         self.seed = seed
@@ -326,9 +329,10 @@ class Trainer:
             )
 
     def _how_to_resume(self, run_id: str) -> str:
-        if not isinstance(self.store, Path):  # the command line opens files
+        if not isinstance(self.store, Path | str):  # what the command line cannot name
             return f"fit(…, resume={run_id!r})"
-        return f"agl train --resume {run_id}" + ("" if self.store == Path(DEFAULT_STORE) else f" --store {self.store}")
+        default = self.store == Path(DEFAULT_STORE)
+        return f"agl train --resume {run_id}" + ("" if default else f" --store {shlex.quote(without_password(str(self.store)))}")
 
     async def _test(self, run: Run, *, first: bool) -> Evaluation | None:
         if not len(run.test):
@@ -503,23 +507,19 @@ class Trainer:
             step=0,
             seed=self.seed,
             config=self._config(),
-            command=[sys.executable, *sys.orig_argv[1:]],
+            command=[sys.executable, *map(self._without_password, sys.orig_argv[1:])],
             folder=os.getcwd(),
             directory=str(directory),
         )
         await store.create_run(record)
         return run
 
+    def _without_password(self, argument: str) -> str:
+        """An argument of the command line as the store keeps it, to which that argument may have named the store's password."""
+        return argument.replace(self.store, without_password(self.store)) if isinstance(self.store, str) else argument
+
     async def _to_resume(self, store: Store, resume: bool | str) -> RunRecord:
-        if resume in (True, "latest"):
-            unfinished = [record for record in await store.runs() if record.status != "done"]
-            if not unfinished:
-                raise ConfigError(f"store `{store.where}` has no unfinished run to go on with; start one without `resume`")
-            record = unfinished[-1]
-        else:
-            record = await store.run(str(resume))
-        if record.status == "done":
-            raise ConfigError(f"run `{record.run_id}` is done; start a new one without `resume`")
+        record = await run_to_resume(store, "latest" if resume is True else str(resume))
         now = self._config()
         differs = sorted(name for name in {*now, *record.config} if now.get(name) != record.config.get(name))
         if differs:

@@ -7,10 +7,12 @@ from typing import Any
 
 import click
 
+from agl.commands.stores import store_option
+
 
 @click.command()
 @click.option("--algorithm", help="Also check this algorithm; default: the one of agl.toml.")
-@click.option("--store", help="Also check this store; default: the one of agl.toml, or .agl/store.sqlite.")
+@store_option
 @click.option("--endpoint", help="Also ask this OpenAI-compatible base URL for its models.")
 @click.option("--port", type=int, default=0, show_default=True, help="Port of the gateway; 0 is any free one.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object, for programs.")

@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from agl.settings import DEFAULT_STORE
+from agl.commands.stores import existing_store, store_option
 
 if TYPE_CHECKING:
     from agl.explain import Explained, ExplainedCall
 
 _WIDE = 240
-_store = click.option("--store", default=DEFAULT_STORE, show_default=True, help="Path or URL of the store.")
 
 
 @click.command()
 @click.argument("rollout")
-@_store
+@store_option
 @click.option("--json", "as_json", is_flag=True, help="One JSON object, for programs.")
 @click.pass_context
-def explain(context: click.Context, rollout: str, store: str, as_json: bool) -> None:
+def explain(context: click.Context, rollout: str, store: str | None, as_json: bool) -> None:
     """Every call of ROLLOUT with role, tokens, parent, reward, advantage, weight, and whether it was trained and why."""
     import asyncio
 
@@ -29,8 +27,7 @@ def explain(context: click.Context, rollout: str, store: str, as_json: bool) -> 
     from agl.plugins import Plugins
     from agl.store.opening import opened
 
-    _must_exist(store)
-    with opened(store) as found:
+    with opened(existing_store(store)) as found:
         told = asyncio.run(explained(found, rollout, context.find_object(Plugins)))
     if as_json:
         import msgspec
@@ -47,27 +44,17 @@ def explain(context: click.Context, rollout: str, store: str, as_json: bool) -> 
 @click.option("--role", help="It judges this role alone.")
 @click.option("--call", help="It judges one LLM call: its span id, or the beginning of it (`agl explain` lists them).")
 @click.option("--source", default="feedback", show_default=True, help="Who judged.")
-@_store
-def reward(rollout: str, value: float, store: str, **options: Any) -> None:
+@store_option
+def reward(rollout: str, value: float, store: str | None, **options: Any) -> None:
     """Give ROLLOUT the reward VALUE, also after it has ended. A run that waits for it (`reward_timeout`) learns from it."""
     from agl.feedback import add_reward
     from agl.rewards import LATE
 
-    _must_exist(store)
-    given = add_reward(store, rollout, value, **options)
+    given = add_reward(existing_store(store), rollout, value, **options)
     judged = f"call {given.span_id}" if given.span_id else f"role {given.role}" if given.role else "the whole rollout"
     click.echo(f"{rollout}: {given.name} = {given.value:g} ({given.source}), for {judged}")
     if given.details.get(LATE):
         click.echo("its step is over: the reward is kept, and no run learns from it; `agl export RUN --late` writes such rollouts")
-
-
-def _must_exist(store: str) -> None:
-    from agl.errors import NotFoundError
-    from agl.store.opening import path_of
-
-    path: Path | None = path_of(store)
-    if path is not None and not path.exists():  # opening it would make one
-        raise NotFoundError(f"there is no store `{path}`; name the run's own with `--store`")
 
 
 def _show(told: Explained) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from agl.settings import DEFAULT_STORE
+from agl.commands.stores import existing_store, store_of, store_option
 
 NAMES = (
     "parquet",
@@ -22,7 +22,6 @@ NAMES = (
 )
 """Of `agl.export.FORMATS`, which `agl --help` must not import."""
 
-_store = click.option("--store", default=str(DEFAULT_STORE), show_default=True, help="Path, URL or driver of the store.")
 _split = click.Choice(["train", "val", "test"])
 
 
@@ -40,14 +39,14 @@ _split = click.Choice(["train", "val", "test"])
 @click.option("--late", is_flag=True, help="Only rollouts with a reward that came too late for the run to learn from.")
 @click.option("--label-at", type=float, help="For trl-kto: answers with at least this reward are good.")
 @click.option("--force", is_flag=True, help="Replace a file that is there already.")
-@_store
+@store_option
 @click.pass_context
 def export(
     context: click.Context,
     run: str,
     to: str | None,
     out: Path | None,
-    store: str,
+    store: str | None,
     otlp: str | None,
     headers: tuple[str, ...],
     **options: Any,
@@ -68,24 +67,20 @@ def export(
         known = "".join(f"\n  {name:<22} {found.about}" for name, found in FORMATS.items())
         raise click.UsageError(f"missing --to (or --otlp URL), one of{known}")
     out = out or Path(f"{run}.{to}{FORMATS[to].suffixes[0]}" if to not in ("parquet", "arrow") else f"{run}.{to}")
-    done = export_run(store, run, to, out, plugins=context.obj, console=Console(), **options)
+    done = export_run(existing_store(store), run, to, out, plugins=context.obj, console=Console(), **options)
     click.echo(done.summary())
 
 
-def _send(store: str, run: str, endpoint: str, headers: tuple[str, ...]) -> None:
+def _send(store: str | None, run: str, endpoint: str, headers: tuple[str, ...]) -> None:
     import asyncio
     import os
 
-    from agl.errors import NotFoundError
     from agl.otlp import export_otlp
     from agl.otlp.sending import HEADERS_VARIABLE, headers_from, parse_headers
-    from agl.store.opening import opened, path_of
+    from agl.store.opening import opened
 
-    path = path_of(store)
-    if path is not None and not path.exists():  # opening it would make one
-        raise NotFoundError(f"no store at `{path}`; name the run's own with `--store`")
     given = parse_headers(headers) if headers else headers_from(os.environ.get(HEADERS_VARIABLE, ""))
-    with opened(store) as found:
+    with opened(existing_store(store)) as found:
         sent = asyncio.run(export_otlp(found, run, endpoint, given))
     click.echo(f"{sent} spans sent")
 
@@ -95,11 +90,11 @@ def _send(store: str, run: str, endpoint: str, headers: tuple[str, ...]) -> None
 @click.option("--run", help="Id of the new run; default: the one in the file, else a fresh one.")
 @click.option("--split", type=_split, help="Mode of the rollouts, for files that do not tell; default: train.")
 @click.option("--weights-version", help="Version of the weights that sampled, for files that do not tell: without it no answer is trained.")
-@_store
-def import_(file: Path, run: str | None, store: str, **options: Any) -> None:
+@store_option
+def import_(file: Path, run: str | None, store: str | None, **options: Any) -> None:
     """Make a run of FILE: what `agl export` wrote, examples of TRL or OpenAI, or training traces of OpenEnv."""
     from agl.console import Console
     from agl.export import import_file
 
-    done = import_file(store, file, run_id=run, console=Console(), **options)
+    done = import_file(store_of(store), file, run_id=run, console=Console(), **options)
     click.echo(done.summary())

@@ -96,7 +96,7 @@ class PostgreSQL(Database):
         if code == "42501":
             return f"does not let this user do that: {lines[0]}; let the database's owner grant it, or make the user its owner"
         if code is None and isinstance(cause, self._psycopg.OperationalError):
-            return _unreachable(" ".join(lines))
+            return _unreachable(" ".join(" ".join(lines).partition("Is the server running")[0].split()))
         return lines[0]
 
 
