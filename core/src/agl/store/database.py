@@ -47,8 +47,8 @@ class Database(ABC):
         """Whether the transaction that failed was undone and may go well when it is made again."""
         return False
 
-    def lost(self, error: Exception) -> bool:
-        """Whether the connection is gone."""
+    def unsure(self, error: Exception) -> bool:
+        """Whether a commit that failed so may have been kept all the same."""
         return False
 
     def close(self) -> None:
@@ -70,9 +70,7 @@ class Database(ABC):
     def readable(self, error: Exception) -> Exception:
         """A database's error in words that say what to do; another error as it is."""
         if isinstance(error, UnsureError):
-            return StoreError(
-                f"store `{self.where}` lost its connection while it was writing: whether this was kept is not known ({error})"
-            )
+            return StoreError(f"store `{self.where}` lost its connection during a commit: whether this was kept is not known ({error})")
         cause = cause_of(error)
         if not isinstance(cause, (SQLAlchemyError, self.writing.dialect.loaded_dbapi.Error)):
             return error

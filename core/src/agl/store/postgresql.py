@@ -22,10 +22,10 @@ CONNECTIONS = 3
 _SCHEMA_LOCK = int.from_bytes(b"agl", "big")
 _NETWORK = {"connect_timeout": 10, "keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3, "tcp_user_timeout": 30_000}
 """libpq's options, in seconds (`tcp_user_timeout` in milliseconds), so that a machine that vanished is noticed within a minute."""
-_GONE = {"57P01", "57P02", "57P03", "25P03"}
-"""The server shuts down, has crashed, is starting; or it gave up a transaction that stood still."""
-_IN_THE_WAY = {"40001", "40P01"}
-"""A serialization failure; a deadlock, of which the server undoes one side."""
+_GONE = {"57P01", "57P02", "57P03"}
+"""The server shuts down, has crashed, is starting."""
+_UNDONE = {"25P03", "40001", "40P01"}
+"""The server undid a transaction: it stood still, could not be put in a row with others, or was one side of a deadlock."""
 
 
 class PostgreSQLStore(SQLStore):
@@ -75,8 +75,8 @@ class PostgreSQL(Database):
         """Take the database's advisory lock for migrations, until the transaction ends."""
         connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _SCHEMA_LOCK})
 
-    def lost(self, error: Exception) -> bool:
-        """Whether the connection is gone: libpq's own errors have no code, those of the server that end it have."""
+    def unsure(self, error: Exception) -> bool:
+        """Whether the connection was lost: libpq's own errors have no code, those of the server that end it have."""
         cause = cause_of(error)
         code = getattr(cause, "sqlstate", None)
         if code is None:
@@ -84,8 +84,8 @@ class PostgreSQL(Database):
         return code.startswith("08") or code in _GONE
 
     def passing(self, error: Exception) -> bool:
-        """Whether the transaction is undone and may be made again: a lost connection, or another process in the way."""
-        return self.lost(error) or getattr(cause_of(error), "sqlstate", None) in _IN_THE_WAY
+        """Whether the connection was lost, or another process was in the way."""
+        return self.unsure(error) or getattr(cause_of(error), "sqlstate", None) in _UNDONE
 
     def words(self, cause: Exception) -> str:
         """What an error means, and what to do."""

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from sqlalchemy import Connection
 
 from agl.errors import StoreError
-from agl.store.database import Database, UnsureError
+from agl.store.database import Database, UnsureError, cause_of
 
 T = TypeVar("T")
 BATCH = 256
@@ -124,8 +124,8 @@ class Writer:
             try:
                 transaction.commit()
             except Exception as error:
-                if self._database.lost(error):
-                    raise UnsureError(f"{type(error).__name__}: {error}") from error
+                if self._database.unsure(error):
+                    raise UnsureError(self._database.words(cause_of(error))) from error
                 raise
 
 
