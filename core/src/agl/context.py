@@ -18,6 +18,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
+from agl.deadline import Deadline
 from agl.errors import ConfigError, RewardError
 from agl.resources import LLM, PromptTemplate, Resources
 from agl.rewards import FINAL, Reward, make_reward
@@ -73,6 +74,8 @@ class ActiveAttempt:
         """Whether spans of the agent's own tracing come by OTLP, in a trace with an id of its own."""
         self.is_secret: Callable[[str], bool] = lambda text: False
         """Whether a text holds a key that the gateway keeps to itself."""
+        self.deadline = Deadline(rollout.timeout)
+        """What the agent's time is measured by; the gateway stops it while it holds calls up."""
         self.closed = False
         self._lock = threading.Lock()
         self._spans: list[Span] = []

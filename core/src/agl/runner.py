@@ -250,10 +250,9 @@ class AttemptRunner:
 
     async def _outcome(self, attempt: ActiveAttempt) -> _Outcome:
         rollout, rewards, output = attempt.rollout, [], None
-        deadline = asyncio.timeout(None)
+        deadline = attempt.deadline
         try:
             async with self.place(attempt) as run, deadline:
-                deadline.reschedule(None if rollout.timeout is None else asyncio.get_running_loop().time() + rollout.timeout)
                 output, rewards = await run()
         except PluginError:
             raise
@@ -262,8 +261,9 @@ class AttemptRunner:
         except BaseException as error:  # an agent may raise anything, SystemExit among it: its attempt fails, the run goes on
             if stopped_from_outside(error):
                 return _STOPPED
-            if deadline.expired():
+            if deadline.expired:
                 message = f"the agent did not end within {rollout.timeout:g} s"
+                message += f", not counting {deadline.held_seconds:.1f} s in which its calls were held up" if deadline.held_seconds else ""
                 return _Outcome(AttemptStatus.TIMEOUT, Failure.TIMEOUT, place_of(error) + message)
             failure = Failure.INFRASTRUCTURE if attempt.infrastructure_error or isinstance(error, WorkerError) else Failure.AGENT
             return _Outcome(AttemptStatus.FAILED, failure, traceback_of(error))

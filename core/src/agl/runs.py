@@ -184,15 +184,17 @@ class Run:
     @contextlib.asynccontextmanager
     async def paused(self, engine: Engine) -> AsyncGenerator[None]:
         """For a change of weights: nothing is sampled by the engine in the block. New calls wait for its end: in the engine, or in the
-        gateway where that one cannot hold them up.
+        gateway where that one cannot hold them up. What they wait does not count towards their rollouts' `timeout`.
 
         Raises:
             EngineError, GatewayError: on entering, when running answers did not end in time; then they go on.
         """
         async with contextlib.AsyncExitStack() as stack:
-            if self._gateway is not None and not engine.holds_calls:
-                await stack.enter_async_context(self._gateway.paused([engine.model]))
-            await stack.enter_async_context(engine.paused())
+            gateway, models = self._gateway, [engine.model]
+            if gateway is not None and not engine.holds_calls:
+                await stack.enter_async_context(gateway.paused(models))
+            pause = engine.paused()
+            await stack.enter_async_context(gateway.stalled(models, pause) if gateway and engine.holds_calls else pause)
             yield
 
     def _rollout(

@@ -91,7 +91,7 @@ class Forwarder:
         with opened.calling():
             try:
                 async with (
-                    self.gate.passed(llm.model),
+                    self.gate.passed(llm.model, opened.attempt.deadline.held),
                     asyncio.timeout(llm.deadline) as deadline,
                     self.endpoints.reach(llm, opened.attempt.rollout.rollout_id, send) as upstream,
                 ):

@@ -1,17 +1,26 @@
-"""The gate before the upstreams: closed while weights are exchanged. New calls wait; calls that are on their way end first."""
+"""The gate before the upstreams: closed while weights are exchanged. New calls wait; calls that are on their way end first.
+
+What a call waits is not its attempt's time: whoever passes says what to enter meanwhile. An engine that holds calls up by itself does so behind
+the gate, which is told of it.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import AsyncGenerator, Collection, Generator
+from collections.abc import AsyncGenerator, Callable, Collection, Generator
+from contextlib import AbstractContextManager
 
 from agl.errors import GatewayError
 from agl.gateway.problems import Problem
 
 PAUSE_SECONDS = 300.0
 """Longest that a call waits for a gate to open, and that one waits for calls to end."""
+
+
+Held = Callable[[], AbstractContextManager[object]]
+"""Entered while a call is held up, and left when it goes on."""
 
 
 class Paused(Problem):
@@ -29,23 +38,33 @@ class Gate:
         self._patience = patience
         self._closed: dict[str | None, int] = {}
         """How many keep a model's gate closed; None is that of all models."""
-        self._running: Counter[str] = Counter()
+        self._stalled: Counter[str] = Counter()
+        """How many engines behind the gate hold up what comes for a model."""
+        self._running: set[_Passage] = set()
         self._changed = asyncio.Event()
 
     @contextlib.asynccontextmanager
-    async def passed(self, model: str) -> AsyncGenerator[None]:
+    async def passed(self, model: str, held: Held = contextlib.nullcontext) -> AsyncGenerator[None]:
         """Around a call: it waits here while the gate is closed.
+
+        Args:
+            held: entered while the call is held up, here or by an engine behind the gate.
 
         Raises:
             Paused: the gate stayed closed for too long.
         """
         if self._is_closed(model):
-            await self._open(model)
-        self._running[model] += 1
+            with held():
+                await self._open(model)
+        passage = _Passage(model, held)
+        self._running.add(passage)
+        if self._stalled[model]:
+            passage.hold()
         try:
             yield
         finally:
-            self._running[model] -= 1
+            passage.go_on()
+            self._running.discard(passage)
             self._tell()
 
     async def _open(self, model: str) -> None:
@@ -70,6 +89,24 @@ class Gate:
                 self._closed[name] -= 1
             self._tell()
 
+    @contextlib.contextmanager
+    def stalled(self, models: Collection[str], *, all_of_them: bool = True) -> Generator[None]:
+        """An engine holds up the calls to these models until the end of the block, by itself.
+
+        Args:
+            all_of_them: also those that are on their way already; else only those that come.
+        """
+        self._stalled.update(models)
+        for passage in self._of(models) if all_of_them else ():
+            passage.hold()
+        try:
+            yield
+        finally:
+            self._stalled.subtract(models)
+            for passage in self._of(models):
+                if not self._stalled[passage.model]:
+                    passage.go_on()
+
     async def drained(self, models: Collection[str] | None = None, timeout: float = PAUSE_SECONDS) -> None:
         """Return when no call to these models is on its way.
 
@@ -87,7 +124,10 @@ class Gate:
             ) from None
 
     def _left(self, models: Collection[str] | None) -> dict[str, int]:
-        return {name: count for name, count in self._running.items() if count and (models is None or name in models)}
+        return dict(Counter(passage.model for passage in self._of(models)))
+
+    def _of(self, models: Collection[str] | None) -> list[_Passage]:
+        return [passage for passage in self._running if models is None or passage.model in models]
 
     def _is_closed(self, model: str) -> bool:
         return bool(self._closed.get(None) or self._closed.get(model))
@@ -96,3 +136,21 @@ class Gate:
         """Wake all who wait; each looks again."""
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
+
+
+class _Passage:
+    """A call behind the gate."""
+
+    def __init__(self, model: str, held: Held) -> None:
+        self.model, self._held = model, held
+        self._stack: contextlib.ExitStack | None = None
+
+    def hold(self) -> None:
+        if self._stack is None:
+            self._stack = contextlib.ExitStack()
+            self._stack.enter_context(self._held())
+
+    def go_on(self) -> None:
+        if self._stack is not None:
+            self._stack.close()
+            self._stack = None

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Collection, Mapping
+from contextlib import AbstractAsyncContextManager
 
 import msgspec
 from aiohttp import web
@@ -120,6 +121,15 @@ class Gateway:
         with self._forwarder.gate.paused(models):
             await self._forwarder.gate.drained(models, timeout)
             yield
+
+    @contextlib.asynccontextmanager
+    async def stalled(self, models: Collection[str], engine: AbstractAsyncContextManager[object]) -> AsyncGenerator[None]:
+        """For an engine that holds calls to these models up by itself, in a context of its own: what calls wait there is not their attempts' time."""
+        gate = self._forwarder.gate
+        with gate.stalled(models, all_of_them=False):  # while running answers end, others wait
+            async with engine:
+                with gate.stalled(models):
+                    yield
 
     async def close(self, attempt_id: str) -> None:
         """End an attempt's access, and its calls that are on their way; returns when all its calls are in the store.
