@@ -19,7 +19,7 @@ def without_password(given: str) -> str:
     """
     scheme, separator, rest = given.partition("://")
     if not separator:
-        return given
+        return str(given)
     place, _, query = rest.partition("?")
     if "@" in query and "@" not in place:
         place, query = rest, ""
