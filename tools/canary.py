@@ -18,7 +18,7 @@ import xml.etree.ElementTree as ET
 from pathlib import Path
 from typing import Any
 
-from setup import ROOT
+from environments import ROOT
 from setup_plugin import folder_of, frameworks_of, installed
 
 

@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
-from setup import ROOT, find_uv, run
+from environments import ROOT, find_uv, run
 
 FOLDERS = [*sorted(ROOT.glob("plugins/*")), *sorted(ROOT.glob("algorithms/*")), *sorted(ROOT.glob("executors/*"))]
 PACKAGES = ("core", *(str(path.relative_to(ROOT)) for path in FOLDERS), ".")

@@ -2,34 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
-import sys
-from pathlib import Path
+from environments import Environment, editable, make_named
 
-from setup import ROOT, find_uv, install_torch, run
-
-PACKAGES = ("core", "plugins/langgraph", "algorithms/grpo", "examples/plugins/agl-best-of-n")
+PACKAGES = ("core", "plugins/langgraph", "algorithms/grpo", "examples/plugins/agl-best-of-n[sql-agent,test]")
 
 
-def main() -> None:
-    """Make the environment, if it is not there or what it is made of has changed."""
-    folder = Path(sys.argv[1])
-    python = folder / ("Scripts" if os.name == "nt" else "bin") / "python"
-    stamp = folder / ".agl-setup"
-    files = (*(ROOT / package / "pyproject.toml" for package in PACKAGES), Path(__file__))
-    wanted = hashlib.sha256("".join(file.read_text() for file in files).encode()).hexdigest()
-    if stamp.exists() and stamp.read_text() == wanted:
-        return
-    uv = find_uv()
-    if not python.exists():
-        run(uv, "venv", "--quiet", "--python", sys.executable, str(folder))
-    install_torch(uv, python)
-    *inner, plugin = [str(ROOT / package) for package in PACKAGES]
-    editable = [item for package in (*inner, f"{plugin}[sql-agent,test]") for item in ("-e", package)]
-    run(uv, "pip", "install", "--quiet", "--python", str(python), *editable)
-    stamp.write_text(wanted)
+def install(environment: Environment) -> None:
+    """The packages, with what the SQL agent and the tests need."""
+    environment.install_torch()
+    environment.install(*editable(PACKAGES))
 
 
 if __name__ == "__main__":
-    main()
+    make_named(__doc__, install, PACKAGES, __file__)

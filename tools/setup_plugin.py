@@ -12,17 +12,15 @@ and pytest. `PLUGIN-and-PLUGIN` makes one for plugins that can live together.
 from __future__ import annotations
 
 import argparse
-import hashlib
-import platform
+import functools
 import re
 import shutil
-import sys
 import tempfile
 import tomllib
 from pathlib import Path
 from typing import Any
 
-from setup import ROOT, find_uv, run
+from environments import ROOT, Environment, editable, groups, make, pyproject_of
 
 KINDS = ("oldest", "canary", "bench")
 GROUP = "test-plugins"
@@ -40,15 +38,10 @@ def main() -> None:
     plugins, known = options.plugin.split("-and-"), sorted(path.parent.name for path in ROOT.glob("plugins/*/pyproject.toml"))
     if unknown := [plugin for plugin in plugins if plugin not in known]:
         parser.error(f"there is no plugin {unknown}; there are {known}, and any of them joined by `-and-`")
-    folder = folder_of(options.plugin, options.kind)
-    stamp, wanted = folder / ".agl-setup", fingerprint(plugins)
-    if options.kind != "canary" and stamp.exists() and stamp.read_text() == wanted:
-        return
-    shutil.rmtree(folder, ignore_errors=True)
-    uv = find_uv()
-    run(uv, "venv", "--quiet", "--python", sys.executable, str(folder))
-    install(uv, folder, plugins, options.kind)
-    stamp.write_text(wanted)
+    packages = ("core", "algorithms/apo", *(f"plugins/{plugin}" for plugin in plugins))
+    files = [ROOT / "pyproject.toml", *map(pyproject_of, packages), Path(__file__)]
+    fill = functools.partial(install, plugins, options.kind)
+    make(folder_of(options.plugin, options.kind), fill, files, anew=True, reuse=options.kind != "canary")
 
 
 def folder_of(name: str, kind: str = "") -> Path:
@@ -56,19 +49,17 @@ def folder_of(name: str, kind: str = "") -> Path:
     return ROOT / f".venv-{name}{f'-{kind}' if kind else ''}"
 
 
-def install(uv: str, folder: Path, plugins: list[str], kind: str) -> None:
+def install(plugins: list[str], kind: str, environment: Environment) -> None:
     """The core, the plugins, their frameworks and pytest."""
-    command = (uv, "pip", "install", "--quiet", "--python", str(folder))
     frameworks = [requirement for plugin in plugins for requirement in frameworks_of(plugin, kind)]
     if kind == "oldest":
         # By themselves first: what AGL and the tests need is taken in versions that fit to them.
-        run(*command, "--resolution", "lowest-direct", *frameworks)
-        frameworks = [f"{name}=={version}" for name, version in installed(folder, frameworks)]
+        environment.install("--resolution", "lowest-direct", *frameworks)
+        frameworks = [f"{name}=={version}" for name, version in installed(environment.folder, frameworks)]
     with tempfile.TemporaryDirectory() as copies:
         sources = [unbounded(plugin, Path(copies)) if kind == "canary" else ROOT / "plugins" / plugin for plugin in plugins]
-        editable = [] if kind == "canary" else ["-e"]
-        own = [argument for source in sources for argument in (*editable, str(source))]
-        run(*command, *frameworks, *groups(GROUP), "-e", str(ROOT / "core"), "-e", str(ROOT / "algorithms" / "apo"), *own)
+        own = [argument for source in sources for argument in (*([] if kind == "canary" else ["-e"]), str(source))]
+        environment.install(*frameworks, *groups(GROUP), *editable(("core", "algorithms/apo")), *own)
 
 
 def frameworks_of(plugin: str, kind: str = "") -> list[str]:
@@ -97,11 +88,6 @@ def without_upper_bound(requirement: str) -> str:
     return name + ",".join(bound for bound in bounds if bound.startswith((">", "!=")))
 
 
-def groups(*names: str) -> list[str]:
-    """Arguments that install dependency groups of the root pyproject."""
-    return [argument for name in names for argument in ("--group", f"{ROOT / 'pyproject.toml'}:{name}")]
-
-
 def installed(folder: Path, requirements: list[str]) -> list[tuple[str, str]]:
     """Names and versions of the packages that the requirements name, as they are in an environment."""
     names = {_plain(_name(requirement)): _name(requirement) for requirement in requirements}
@@ -116,19 +102,6 @@ def installed(folder: Path, requirements: list[str]) -> list[tuple[str, str]]:
 def read(path: Path) -> dict[str, Any]:
     """A TOML file."""
     return tomllib.loads(path.read_text())
-
-
-def fingerprint(plugins: list[str]) -> str:
-    """What the environment depends on: made again when it changes."""
-    own = [ROOT / "plugins" / plugin / "pyproject.toml" for plugin in plugins]
-    files = (
-        ROOT / "pyproject.toml",
-        ROOT / "core" / "pyproject.toml",
-        ROOT / "algorithms" / "apo" / "pyproject.toml",
-        *own,
-        Path(__file__),
-    )
-    return f"{platform.python_version()} {hashlib.sha256(''.join(file.read_text() for file in files).encode()).hexdigest()}\n"
 
 
 def _name(requirement: str) -> str:

