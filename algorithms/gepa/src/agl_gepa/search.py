@@ -20,6 +20,7 @@ from agl.report.intervals import estimate as interval
 from agl_apo.moves import SEED, Answer, Candidate, Draw, Evaluate, Move, Proposal, Propose, Rejected, Repair
 from agl_apo.search import Estimate, GuardOptions, Outcome, guards
 from agl_apo.search.evidence import Evidence
+from agl_apo.search.final import bounded
 from agl_apo.search.racing import RecordsText
 from agl_apo.search.scheduler import check_answer
 from agl_apo.search.statistics import noise_sd, paired_test
@@ -283,7 +284,7 @@ class Gepa:
 
     def _conclude(self, decision: str, best: str, test: Any, reason: str) -> None:
         seed, other = self._candidates[SEED], self._candidates[best]
-        self.outcome = Outcome(
+        outcome = Outcome(
             decision=decision,
             winner=other if decision == "improved" else seed,
             seed=seed,
@@ -299,6 +300,7 @@ class Gepa:
             noise_floor=noise_sd(self.evidence.cells),
             reason=reason,
         )
+        self.outcome = bounded(outcome, self.evidence)
 
     def _estimate(self, name: str) -> Estimate:
         """By the fresh rollouts alone."""

@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
+import msgspec
+
 from agl_apo.moves import SEED, Candidate
-from agl_apo.search.evidence import Evidence
+from agl_apo.search.evidence import Evidence, usable
 from agl_apo.search.outcome import Estimate, Outcome
 from agl_apo.search.statistics import Fit, PairedTest, fit, noise_sd, paired_test
 
@@ -49,7 +51,7 @@ def conclude(
     step_sd: float = 0.3,
 ) -> Outcome:
     """The outcome of a search."""
-    return Outcome(
+    outcome = Outcome(
         decision=decision,
         winner=candidates[best if decision == "improved" else SEED],
         seed=candidates[SEED],
@@ -65,6 +67,32 @@ def conclude(
         noise_floor=noise_sd(evidence.cells),
         reason=reason,
     )
+    return bounded(outcome, evidence)
+
+
+def bounded(outcome: Outcome, evidence: Evidence) -> Outcome:
+    """The outcome with estimates and intervals that keep to what is possible.
+
+    Where every reward so far was 0 or 1 they count as failures and successes, as in `agl.report.intervals`: a mean lies between 0 and 1, and a
+    gain between -1 and 1. Of other rewards nobody has said what they can be, so nothing is cut. No probability changes, and no decision.
+    """
+    rewards = [draw.reward for draws in evidence.draws.values() for _, draw in draws if usable(draw)]
+    if not all(reward in (0, 1) for reward in rewards):
+        return outcome
+    return msgspec.structs.replace(
+        outcome,
+        gain_low=_within(outcome.gain_low, -1.0),
+        gain_high=_within(outcome.gain_high, -1.0),
+        estimates=tuple(_possible(estimate) for estimate in outcome.estimates),
+    )
+
+
+def _possible(found: Estimate) -> Estimate:
+    return msgspec.structs.replace(found, mean=_within(found.mean, 0.0), low=_within(found.low, 0.0), high=_within(found.high, 0.0))
+
+
+def _within(value: float, least: float) -> float:
+    return value if math.isnan(value) else max(least, min(1.0, value))
 
 
 def estimates(candidates: Mapping[str, Candidate], evidence: Evidence, names: set[str], step_sd: float) -> tuple[Estimate, ...]:
