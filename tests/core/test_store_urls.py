@@ -7,7 +7,7 @@ import pytest
 
 import agl
 from agl.errors import StoreError
-from agl.store.opening import open_store, path_of
+from agl.store.opening import open_store, path_of, without_passwords
 from agl.store.urls import StoreURL, without_password
 
 PLACE = "postgresql://me@127.0.0.1:1/runs"
@@ -33,6 +33,20 @@ def test_a_url_is_shown_without_its_password(given, shown):
     assert without_password(given) == shown
     assert repr(StoreURL(given)) == repr(shown)
     assert StoreURL(given) == given
+
+
+@pytest.mark.parametrize(
+    ("argument", "kept"),
+    [
+        ("postgresql://me:secret@host/db", "postgresql://me@host/db"),
+        ("--store=postgresql+psycopg://me:secret@host/db", "--store=postgresql+psycopg://me@host/db"),
+        ("train('postgresql://me:secret@host/db')", "train('postgresql://me@host/db')"),
+        ("http://me:secret@host/v1", "http://me:secret@host/v1"),  # of an endpoint, which `--resume` could not give back
+        ("runs.sqlite", "runs.sqlite"),
+    ],
+)
+def test_a_runs_command_line_is_kept_without_the_stores_password(argument, kept):
+    assert without_passwords(argument) == kept
 
 
 def test_a_trainers_store_is_its_url_whose_repr_has_no_password():

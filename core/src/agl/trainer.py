@@ -44,7 +44,7 @@ from agl.runner import BoundAgent
 from agl.runs import Run
 from agl.settings import DEFAULT_STORE, Settings, read_settings
 from agl.store.base import RunRecord, Store
-from agl.store.opening import StoreSpec, opened, path_of
+from agl.store.opening import StoreSpec, opened, path_of, without_passwords
 from agl.store.urls import StoreURL, without_password
 from agl.tasks import Mode, make_tasks
 from agl.trackers import TrackedRun, Tracker, Trackers, make_trackers
@@ -507,16 +507,12 @@ class Trainer:
             step=0,
             seed=self.seed,
             config=self._config(),
-            command=[sys.executable, *map(self._without_password, sys.orig_argv[1:])],
+            command=[sys.executable, *map(without_passwords, sys.orig_argv[1:])],
             folder=os.getcwd(),
             directory=str(directory),
         )
         await store.create_run(record)
         return run
-
-    def _without_password(self, argument: str) -> str:
-        """An argument of the command line as the store keeps it, to which that argument may have named the store's password."""
-        return argument.replace(self.store, without_password(self.store)) if isinstance(self.store, str) else argument
 
     async def _to_resume(self, store: Store, resume: bool | str) -> RunRecord:
         record = await run_to_resume(store, "latest" if resume is True else str(resume))
@@ -563,13 +559,12 @@ class Trainer:
 
     def _check_learned(self, algorithm: Algorithm) -> None:
         """Refuse to choose calls to learn from where whole rollouts and their prompts are what is learned from."""
-        given = {"adapter['agent_match']": self.roles.pattern, "adapter['credit']": self.credit}
-        given |= {f"roles[{name!r}]": what in (TRAIN, FREEZE) for name, what in self.roles.roles.items()}
+        given = {"`adapter['agent_match']` (`--agent-match`)": self.roles.pattern, "`adapter['credit']`": self.credit}
+        given |= {f"`roles[{name!r}]`": what in (TRAIN, FREEZE) for name, what in self.roles.roles.items()}
         if algorithm.only_prompts and (idle := [name for name, value in given.items() if value]):
             raise ConfigError(
-                f"{', '.join(f'`{name}`' for name in idle)} of the Trainer choose the calls that weights learn from, and the algorithm "
-                f"`{algorithm.name}` changes prompts alone, by the rewards of whole rollouts; leave them out: which prompts are changed is said "
-                "by its own options"
+                f"no effect of {' and '.join(idle)}: weights learn from calls, and the algorithm `{algorithm.name}` changes prompts alone, by the "
+                "rewards of whole rollouts; leave that out: which prompts are changed is said by the algorithm's own options"
             )
 
     def _check_credit(self) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 
 import psycopg
 import pytest
@@ -132,6 +133,10 @@ async def test_a_server_that_stays_away_is_an_error_after_a_while(frail, monkeyp
         for call in (store.update_run(RUN, step=1), store.runs()):
             with pytest.raises(StoreError, match=r"cannot be reached: .*Connection refused; is the server running"):
                 await call
+        started = time.monotonic()
+        done = await asyncio.gather(*(store.update_run(RUN, step=n) for n in range(100)), return_exceptions=True)
+        assert {type(error) for error in done} == {StoreError}
+        assert time.monotonic() - started < 5, "each of those that wait together was tried for its own time"
     finally:
         store.close()
 

@@ -10,6 +10,7 @@ import pytest
 from sqlalchemy import text
 
 from agl.resources import PromptTemplate
+from agl.rewards import LATE, Reward
 from agl.rollouts import AttemptStatus, Failure, RolloutStatus
 from agl.store import schema
 from agl.store.postgresql import PostgreSQLStore
@@ -183,6 +184,13 @@ async def test_any_text_is_kept(store, make_rollout, make_span, sent):
     assert (len(result.spans), result.rollout.attempt.error) == (1, "nul \\0, half \\ud83d")
     assert result.rollout.task.data == {"q": "nul \0"}
     assert await store.journal(RUN) == [{"text": "nul \0"}]
+
+
+async def test_late_rewards_are_counted_by_run(store, make_rollout):
+    late, early = await claimed(store, make_rollout, 2)
+    for rollout, details in ((late, {LATE: True}), (late, {LATE: True}), (early, {"why": '"late" is a word'})):
+        await store.add_rewards(rollout.attempt.attempt_id, [Reward(value=1.0, details=details)])
+    assert await store.late_rewards() == {RUN: 1}
 
 
 def test_a_long_id_is_kept(store):

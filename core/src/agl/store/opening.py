@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -11,6 +12,7 @@ from agl.discovery import CORE
 from agl.errors import ConfigError
 from agl.registry import drivers, load
 from agl.store.base import Store
+from agl.store.urls import without_password
 
 StoreSpec = Store | str | Path | Mapping[str, Any]
 """A `Store`, a path of an SQLite file, a URL, the name of a driver, or `{"driver": name, option: value}`."""
@@ -53,6 +55,12 @@ def path_of(given: StoreSpec) -> Path | None:
     if not given.strip():
         raise ConfigError("`store` is empty; give a path such as `.agl/store.sqlite`, a URL or a driver's name")
     return Path(given)
+
+
+def without_passwords(argument: str) -> str:
+    """A text, such as an argument of a command line, in which URLs of stores have no password."""
+    schemes = "|".join(map(re.escape, drivers(_GROUP)))
+    return re.sub(rf"\b(?:{schemes})(?:\+\w+)?://\S+", lambda found: without_password(found[0]), argument)
 
 
 @contextlib.contextmanager

@@ -118,7 +118,9 @@ class SQLStore(Store):
         """A new version with these resources; names that are not given are kept from the newest."""
 
         def operation(connection: Connection) -> Resources:
-            connection.execute(select(schema.runs.c.run_id).where(schema.runs.c.run_id == run_id).with_for_update())  # one at a time
+            connection.execute(
+                select(schema.runs.c.run_id).where(schema.runs.c.run_id == run_id).with_for_update(key_share=True)
+            )  # one at a time
             newest = _newest_resources(connection, run_id)
             made = Resources(
                 version=version if version is not None else (0 if newest is None else newest.version + 1),

@@ -109,12 +109,16 @@ class Writer:
         try:
             self._database.insist(lambda: self._transact(batch))
         except BaseException as error:  # the thread must live: everyone waits for it
-            if len(batch) == 1 or isinstance(error, UnsureError):
+            if len(batch) == 1 or not self._each_may_do(error):
                 for item in batch:
                     item.error = self._database.readable(error) if isinstance(error, Exception) else error
             else:  # one of them failed and nothing is committed: each alone
                 for item in batch:
                     self._commit([item])
+
+    def _each_may_do(self, error: BaseException) -> bool:
+        """Whether an operation may go well without the others of its transaction."""
+        return not isinstance(error, UnsureError) and not (isinstance(error, Exception) and self._database.passing(error))
 
     def _transact(self, batch: list[_Asked]) -> None:
         with self._database.writing.connect() as connection, connection.begin() as transaction:
