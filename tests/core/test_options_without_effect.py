@@ -101,8 +101,8 @@ def test_another_name_beside_the_algorithms_own_keeps_its_effect(app):
     ("options", "named"),
     [
         (["--endpoint", "http://h/v1", "--model", "m"], "--endpoint and --model say which model the agent calls, and the algorithm `own`"),
-        (["--model", "a/policy"], "--model say"),
-        (["--endpoint", "http://h/v1"], "--endpoint say"),
+        (["--model", "a/policy"], "--model says"),
+        (["--endpoint", "http://h/v1"], "--endpoint says"),
     ],
 )
 def test_the_command_names_its_own_options_and_where_the_trained_model_is_said(options, named):
@@ -122,14 +122,14 @@ def test_an_algorithm_that_serves_no_model_takes_one_from_the_command(app):
 @pytest.mark.parametrize(
     ("options", "named"),
     [
-        ({"adapter": {"agent_match": "writer"}}, r"`adapter\['agent_match'\]` of the Trainer"),
+        ({"adapter": {"agent_match": "writer"}}, r"`adapter\['agent_match'\]` \(`--agent-match`\)"),
         ({"adapter": {"credit": "discounted"}}, r"`adapter\['credit'\]`"),
-        ({"roles": {"writer": "train", "critic": "original"}}, r"`roles\['writer'\]` of the Trainer"),
+        ({"roles": {"writer": "train", "critic": "original"}}, r"of `roles\['writer'\]`:"),
         ({"roles": {"critic": "freeze"}}, r"`roles\['critic'\]`"),
     ],
 )
 def test_choosing_calls_to_learn_from_is_refused_where_only_prompts_change(app, options, named):
-    with pytest.raises(ConfigError, match=named + r".* the algorithm `prompts` changes prompts alone"):
+    with pytest.raises(ConfigError, match=f"no effect .*{named}.* the algorithm `prompts` changes prompts alone"):
         agl.Trainer(algorithm=app.Prompts(), quiet=True, **options).fit(app.agent, TASKS)
 
 

@@ -200,10 +200,11 @@ def _refuse_served(name: str, options: dict[str, Any]) -> None:
 
     short = name.rpartition(":")[2]
     given = [f"--{option}" for option in ("endpoint", "model") if options[option] is not None]
+    say, them = ("say", "them") if len(given) > 1 else ("says", "it")
     if given and "main_llm" in getattr(load("agl.algorithms", name), "serves", ()):
         raise ConfigError(
-            f"{' and '.join(given)} say which model the agent calls, and the algorithm `{name}` trains and serves its own; leave "
-            f"{'them' if len(given) > 1 else 'it'} out: the model that is trained is an option of the algorithm (`--set {short}.OPTION=VALUE`)"
+            f"{' and '.join(given)} {say} which model the agent calls, and the algorithm `{name}` trains and serves its own; leave {them} out: "
+            f"the model that is trained is an option of the algorithm (`--set {short}.OPTION=VALUE`)"
         )
 
 

@@ -181,7 +181,7 @@ async def test_a_server_that_is_not_there_is_named(model, tokenizer):
         await VLLMEngine("http://127.0.0.1:1/v1").start(Policy(module=model, tokenizer=tokenizer))
 
 
-@pytest.mark.parametrize("options", [{"port": 8000}, {"max_batch": 4}, {"arguments": ["--x"]}])
+@pytest.mark.parametrize("options", [{"port": 8000}, {"max_batch": 4}, {"arguments": ["--x"]}, {"start_timeout": 5.0}])
 def test_options_of_a_server_that_runs_already_are_refused(options):
     with pytest.raises(ConfigError, match=r"have no effect on the server at http://127.0.0.1:1/v1, which runs already"):
         VLLMEngine("http://127.0.0.1:1/v1", **options)

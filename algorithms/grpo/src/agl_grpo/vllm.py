@@ -36,7 +36,7 @@ RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 PROBE_TEMPERATURE, PROBE_TOKENS = 1.5, 16
 FARTHEST = 0.5
 """Greatest mean difference, in nats, between the log-probabilities of server and learner at the start; bfloat16 makes some hundredths."""
-PUSH_SECONDS = 600.0
+PUSH_SECONDS, START_SECONDS = 600.0, 900.0
 
 
 class VLLMEngine(Engine):
@@ -55,11 +55,14 @@ class VLLMEngine(Engine):
 
     name = "vllm"
 
-    def __init__(self, where: str = sys.executable, *, arguments: Sequence[str] = (), start_timeout: float = 900.0, **options: Any) -> None:
+    def __init__(
+        self, where: str = sys.executable, *, arguments: Sequence[str] = (), start_timeout: float = START_SECONDS, **options: Any
+    ) -> None:
         super().__init__(**options)
         self.where, self.arguments, self.start_timeout = where, list(arguments), start_timeout
         self.given = where.startswith(("http://", "https://"))
-        without_effect = sorted((options.keys() & {"max_batch", "host", "port"}) | ({"arguments"} if arguments else set()))
+        of_a_start = {"arguments": bool(arguments), "start_timeout": start_timeout != START_SECONDS}
+        without_effect = sorted((options.keys() & {"max_batch", "host", "port"}) | {name for name, given in of_a_start.items() if given})
         if self.given and without_effect:
             raise ConfigError(f"{without_effect} have no effect on the server at {where}, which runs already; leave them out")
         self._stack = contextlib.AsyncExitStack()

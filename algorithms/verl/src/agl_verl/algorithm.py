@@ -74,7 +74,7 @@ class VERL(Algorithm):
 
         config = self._run_config(train, val, 0, Path("checkpoints"), None)
         found, misfits = facts(_plain(config), self.given, train)
-        return DryRun(facts=found, problems=(*problems(config, train=train, val=val), *misfits))
+        return DryRun(facts=found, problems=(*problems(config, self.given, train=train, val=val), *misfits))
 
     def _run_config(self, train: int, val: int, seed: int, folder: Path, resume: str | None) -> Any:
         from omegaconf import OmegaConf
@@ -87,7 +87,7 @@ class VERL(Algorithm):
         from agl_verl.launch import Launched
 
         config = self._run_config(len(run.train), len(run.val), run.seed, run.directory / "verl", _pointer(run))
-        check_all(config, train=len(run.train), val=len(run.val))
+        check_all(config, self.given, train=len(run.train), val=len(run.val))
         self._config = config
         self._weigh = weigher(
             at(self.verl, "actor_rollout_ref.actor.loss_agg_mode"), at(self.verl, "actor_rollout_ref.actor.loss_scale_factor")

@@ -11,6 +11,7 @@ from agl_verl.advantages import WITHIN_GROUPS
 from agl_verl.keys import at
 
 ACTOR, ROLLOUT = "actor_rollout_ref.actor", "actor_rollout_ref.rollout"
+VALIDATING = ("trainer.test_freq", "trainer.val_before_train")
 
 
 class Arithmetic(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,7 +65,7 @@ def _replica_gpus(config: Mapping[str, Any]) -> int:
     return sizes[0] * sizes[1] * sizes[2]
 
 
-def misfits(config: Mapping[str, Any], train: int, val: int) -> list[str]:
+def misfits(config: Mapping[str, Any], train: int) -> list[str]:
     """What cannot work, each with the remedy."""
     a = count(config, train)
     per_step = at(config, f"{ACTOR}.ppo_mini_batch_size")
@@ -86,10 +87,18 @@ def misfits(config: Mapping[str, Any], train: int, val: int) -> list[str]:
     model_len = at(config, f"{ROLLOUT}.max_model_len")
     if model_len and model_len < a.sequence:
         found.append(f"`{ROLLOUT}.max_model_len` ({model_len}) is less than `max_prompt_length` + `max_response_length` ({a.sequence})")
-    found += _too_stale(config)
-    if not val and (at(config, "trainer.test_freq") or -1) > 0:
-        found.append("`trainer.test_freq` has no effect without `val_dataset`; give one, or leave the key out")
-    return found
+    return found + _too_stale(config)
+
+
+def unvalidated(given: Mapping[str, Any], val: int) -> list[str]:
+    """Keys that ask for validations, where there are no tasks for them.
+
+    Args:
+        given: the user's own configuration: in that of a run without validation tasks they are put out.
+        val: validation tasks.
+    """
+    asked = [path for path in VALIDATING if (value := at(given, path)) is not None and value > 0 and not val]
+    return [f"`{path}` has no effect without `val_dataset`; give one, or leave the key out" for path in asked]
 
 
 def _too_stale(config: Mapping[str, Any]) -> list[str]:

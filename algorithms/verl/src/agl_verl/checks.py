@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 from agl.errors import AglError, ConfigError
-from agl_verl.arithmetic import ROLLOUT, count, misfits
+from agl_verl.arithmetic import ROLLOUT, count, misfits, unvalidated
 from agl_verl.configuration import INSTALL
 from agl_verl.keys import at
 
@@ -19,18 +19,19 @@ FLASH = "flash_attention_2"
 CONNECT_SECONDS = 5.0
 
 
-def problems(config: Any, *, train: int, val: int) -> list[str]:
+def problems(config: Any, given: Mapping[str, Any], *, train: int, val: int) -> list[str]:
     """Everything that is wrong, each with the remedy; starts nothing and loads no weights.
 
     Args:
         config: the run's configuration, an OmegaConf node.
+        given: what of it the user gave.
         train: training tasks.
         val: validation tasks.
     """
     from omegaconf import OmegaConf
 
     plain = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
-    found = misfits(plain, train, val)
+    found = misfits(plain, train) + unvalidated(given, val)
     checks: list[Callable[[], None]] = [
         lambda: check_versions(plain),
         lambda: check_ray(plain),
@@ -54,13 +55,13 @@ def _said(check: Callable[[], None]) -> str | None:
     return None
 
 
-def check_all(config: Any, *, train: int, val: int) -> None:
+def check_all(config: Any, given: Mapping[str, Any], *, train: int, val: int) -> None:
     """Raise all of `problems` as one.
 
     Raises:
         ConfigError: something cannot work.
     """
-    if found := problems(config, train=train, val=val):
+    if found := problems(config, given, train=train, val=val):
         raise ConfigError("VERL cannot start: " + "; ".join(found))
 
 
