@@ -129,7 +129,7 @@ class Writer:
                 transaction.commit()
             except Exception as error:
                 if self._database.unsure(error):
-                    raise UnsureError(self._database.words(cause_of(error))) from error
+                    raise UnsureError(str(cause_of(error)).strip().partition("\n")[0]) from error
                 raise
 
 
