@@ -40,13 +40,14 @@ async def work():
         for rollout in got:
             await store.finish(rollout.attempt.attempt_id, AttemptStatus.SUCCEEDED)
             print(rollout.rollout_id, flush=True)
+        await asyncio.sleep(0.005)  # so that the other process has its turn
 asyncio.run(work())
 store.close()
 """
 
 
 async def test_two_processes_claim_each_rollout_exactly_once(store, url, make_rollout):
-    rollouts = [make_rollout() for _ in range(60)]
+    rollouts = [make_rollout() for _ in range(100)]
     await store.enqueue(rollouts)
     command = [sys.executable, "-c", CLAIMER, url]
     workers = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(2)]
