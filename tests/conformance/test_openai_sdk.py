@@ -26,7 +26,9 @@ class TestFunctionThatCallsTheSDK(FrameworkConformance):
     patched_objects = ("openai:OpenAI", "openai:AsyncOpenAI")
 
     def make_agent(self, llm):
-        client = openai.AsyncOpenAI(base_url=llm.base_url, api_key=llm.api_key)
+        none_kept = type(openai.DEFAULT_CONNECTION_LIMITS)(max_keepalive_connections=0)  # nobody closes the client
+        http = openai.DefaultAsyncHttpxClient(limits=none_kept)
+        client = openai.AsyncOpenAI(base_url=llm.base_url, api_key=llm.api_key, http_client=http)
         tools = [{"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}]
 
         async def helper(name, text):

@@ -22,7 +22,8 @@ import agl
 @agl.rollout
 async def agent(task, llm):
     from openai import AsyncOpenAI
-    answer = await AsyncOpenAI().chat.completions.create(model="any", messages=[{"role": "user", "content": task["q"]}])
+    async with AsyncOpenAI() as client:
+        answer = await client.chat.completions.create(model="any", messages=[{"role": "user", "content": task["q"]}])
     return float(answer.choices[0].message.content == "42")
 
 def answer(question):

@@ -42,8 +42,8 @@ class Prompts(Own):
 async def agent(task, resources):
     from openai import AsyncOpenAI
     asked = resources[task.get("llm", "main_llm")]
-    client = AsyncOpenAI(base_url=asked.base_url, api_key=asked.api_key)
-    answer = await client.chat.completions.create(model=asked.model, messages=[{"role": "user", "content": task["q"]}])
+    async with AsyncOpenAI(base_url=asked.base_url, api_key=asked.api_key) as client:
+        answer = await client.chat.completions.create(model=asked.model, messages=[{"role": "user", "content": task["q"]}])
     return float(answer.choices[0].message.content)
 
 def echo(question):

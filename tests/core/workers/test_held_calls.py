@@ -81,9 +81,9 @@ def test_calls_that_are_held_up_at_once_count_once_and_the_rest_counts_as_ever(t
     async def asks_twice_and_dawdles(task, llm):
         from openai import AsyncOpenAI
 
-        client = AsyncOpenAI(base_url=llm.base_url, api_key=llm.api_key)
-        ask = [client.chat.completions.create(model="policy", messages=[{"role": "user", "content": text}]) for text in "ab"]
-        await asyncio.gather(*ask)
+        async with AsyncOpenAI(base_url=llm.base_url, api_key=llm.api_key) as client:
+            ask = [client.chat.completions.create(model="policy", messages=[{"role": "user", "content": text}]) for text in "ab"]
+            await asyncio.gather(*ask)
         await asyncio.sleep(TIMEOUT + 0.5 * HOLD)  # within its time, were the two added
         return 1.0
 
