@@ -14,8 +14,8 @@ from typing import Any
 import click
 import msgspec
 
+from agl.commands.stores import existing_store, store_option
 from agl.errors import AglError, ConfigError, DataError, NotFoundError
-from agl.settings import DEFAULT_STORE
 from agl_apo.outcome import RESULT
 
 
@@ -91,7 +91,7 @@ def literal(text: str) -> str:
     return json.dumps(text, ensure_ascii=False) if text.isprintable() else repr(text)
 
 
-def read_result(run: str, store: str) -> dict[str, Any]:
+def read_result(run: str, store: str | None) -> dict[str, Any]:
     """What a run found, by the run's id, its folder, or the path of its `result.json`.
 
     Raises:
@@ -108,16 +108,13 @@ def read_result(run: str, store: str) -> dict[str, Any]:
         raise DataError(f"`{path}` cannot be read: {error}") from error
 
 
-def _folder(run: str, store: str) -> Path:
+def _folder(run: str, store: str | None) -> Path:
     import asyncio
 
     from agl.learned import directory_of
-    from agl.store.opening import opened, path_of
+    from agl.store.opening import opened
 
-    path = path_of(store)
-    if path is not None and not path.exists():
-        raise NotFoundError(f"there is no store `{path}`; name the run's own with `--store`, or the path of its `{RESULT}`")
-    with opened(store) as found:
+    with opened(existing_store(store, f"name the run's own with `--store`, or the path of its `{RESULT}`")) as found:
         return directory_of(asyncio.run(found.run(run)), found)
 
 
@@ -145,8 +142,8 @@ def _chosen(result: dict[str, Any], name: str | None) -> tuple[str, str, str]:
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--prompt", help="Name of the prompt's resource; not needed where the run changed one alone.")
 @click.option("--dry-run", is_flag=True, help="Show the diff and write nothing.")
-@click.option("--store", default=DEFAULT_STORE, show_default=True, help="Path or URL of the store.")
-def apply(run: str, file: Path, prompt: str | None, dry_run: bool, store: str) -> None:
+@store_option
+def apply(run: str, file: Path, prompt: str | None, dry_run: bool, store: str | None) -> None:
     """Write the prompt that RUN found into FILE, in place of the old one; shows the diff.
 
     RUN is a run's id, its folder, or its result.json. FILE must hold the old text exactly once: in Python as a string of any form, in JSON as a
