@@ -76,8 +76,12 @@ class SQLite(Database):
 def _on_connect(connection: Any, _: Any) -> None:
     connection.isolation_level = None  # SQLAlchemy begins transactions itself, see _on_begin
     # A span is ten kilobytes: larger pages write it a quarter cheaper. A file that is there keeps the size that it has.
-    for pragma in ("page_size=8192", "journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
-        connection.execute(f"PRAGMA {pragma}")
+    try:
+        for pragma in ("page_size=8192", "journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+            connection.execute(f"PRAGMA {pragma}")
+    except BaseException:
+        connection.close()  # SQLAlchemy 2.0 leaves a connection open whose events fail
+        raise
 
 
 def _on_begin(connection: Connection) -> None:
