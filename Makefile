@@ -6,7 +6,7 @@ BIN = $(VENV)/bin
 PLUGINS ?= langgraph autogen crewai openai_agents langgraph-and-autogen langgraph-and-crewai langgraph-and-openai_agents
 VERSIONS ?= newest oldest
 
-.PHONY: help setup setup-dev demo test lint types docs reference bench bench-learning bench-plugins bench-frameworks bench-transitions bench-gateway bench-apo bench-apo-real test-properties test-wheels demo-model math-model test-verl test-vllm test-node test-plugins test-examples-plugins fuzz-gateway canary clean
+.PHONY: help setup setup-dev demo test lint types docs reference bench bench-learning bench-plugins bench-frameworks bench-transitions bench-gateway bench-apo bench-apo-real test-properties test-wheels demo-model math-model test-verl test-vllm test-trackers test-node test-plugins test-examples-plugins fuzz-gateway canary clean
 
 help:            ## show this
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */\1\t/' | expand -t 20
@@ -80,6 +80,9 @@ test-vllm:       ## clients as they are with a real vLLM on the CPU (x86-64) and
 	@$(PYTHON) tools/setup_vllm.py .venv-vllm
 	@! command -v npm > /dev/null || npm ci --prefix examples/node_agent --no-fund --no-audit
 	@.venv-vllm/bin/pytest tests/vllm tests/algorithms/grpo/test_clients.py --timeout 1800 $(ARGS)
+
+test-trackers:   ## TensorBoard, MLflow and W&B (offline) with their real packages, in an environment of its own
+	@$(PYTHON) tools/setup_trackers.py .venv-trackers && .venv-trackers/bin/pytest tests/trackers $(ARGS)
 
 fuzz-gateway: setup-dev ## 10,000 malformed requests to the gateway, in every dialect
 	@$(BIN)/python tools/fuzz_gateway.py 10000

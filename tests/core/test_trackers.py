@@ -12,10 +12,13 @@ import pytest
 import agl
 from agl import trackers as module
 from agl.builtin.jsonl import JSONLines
-from agl.builtin.tensorboard import TensorBoard, numbers
+from agl.builtin.tensorboard import TensorBoard
 from agl.errors import ConfigError, PluginError
+from agl.results import Evaluation
+from agl.rewards import Reward
 from agl.testing.memory import MemoryStore
-from agl.trackers import Tracker, Trackers, make_trackers
+from agl.testing.rewards import make_result
+from agl.trackers import Tracker, Trackers, evaluation_numbers, flat, make_trackers, numbers
 
 TASKS = [{"id": n} for n in range(4)]
 
@@ -193,31 +196,114 @@ def test_only_finite_numbers_become_curves():
     assert numbers({"step": 3, "a": 1, "b": 0.5, "c": float("nan"), "d": True, "e": "x", "f": None}) == {"a": 1.0, "b": 0.5}
 
 
-def test_wandb_is_told_the_run_under_its_own_id(monkeypatch):
-    calls = []
-    run = types.SimpleNamespace(
-        log=lambda values, step: calls.append(("log", values, step)), finish=lambda exit_code: calls.append(("finish", exit_code))
-    )
-    fake = types.ModuleType("wandb")
-    fake.init = lambda **given: calls.append(("init", given)) or run
+def test_without_a_folder_tensorboards_files_are_in_the_runs_directory():
+    result = fit("tensorboard")
+    assert len(list((result.directory / "tensorboard").glob("events.out.tfevents.*"))) == 1
+
+
+def evaluation(*rewards):
+    results = [make_result("", rewards=[] if value is None else [Reward(value=value)]) for value in rewards]
+    return Evaluation(results=tuple(results), mode="val", step=1, resources_version=1)
+
+
+def test_an_evaluation_is_its_mean_and_the_ends_of_its_interval():
+    found = evaluation_numbers(evaluation(1.0, 0.0, None))
+    assert found == pytest.approx({"val/reward": 0.5, "val/reward_low": 0.0945, "val/reward_high": 0.9055}, abs=1e-4)
+    assert evaluation_numbers(evaluation(0.5)) == {"val/reward": 0.5}, "one value alone has no spread"
+    assert evaluation_numbers(evaluation(None)) == {}
+
+
+def test_a_configuration_is_flattened_to_one_name_a_value():
+    assert flat({"a": {"b": 1, "c": {"d": [2]}}, "e": {}, "f": None}) == {"a.b": 1, "a.c.d": [2], "e": {}, "f": None}
+
+
+class FakeWandB(types.ModuleType):
+    """Notes what it is told: the real package has tests of its own (`make test-trackers`)."""
+
+    Error = type("Error", (Exception,), {})
+    run = None
+
+    def __init__(self, *, key=True):
+        super().__init__("wandb")
+        self.key, self.calls, self.summary = key, [], {}
+
+    def login(self, verify):
+        if not self.key:
+            raise self.Error("no API key configured")
+        self.calls.append(("login", verify))
+
+    def init(self, **given):
+        self.calls.append(("init", given))
+        return self
+
+    def define_metric(self, name, **options):
+        self.calls.append(("define_metric", name))
+
+    def log(self, values):
+        self.calls.append(("log", values))
+
+    def finish(self, exit_code):
+        self.calls.append(("finish", exit_code))
+
+    def teardown(self):
+        self.calls.append(("teardown", None))
+
+
+@pytest.fixture
+def wandb(monkeypatch):
+    for name in ("WANDB_MODE", "WANDB_DIR", "WANDB_PROJECT"):
+        monkeypatch.delenv(name, raising=False)
+    fake = FakeWandB()
     monkeypatch.setitem(sys.modules, "wandb", fake)
+    return fake
+
+
+def test_wandb_is_told_the_run_under_its_own_id(wandb):
     result = fit("wandb=my-project")
-    (_, given), *rest = calls
+    given = dict(wandb.calls)["init"]
     assert (given["project"], given["id"], given["resume"], given["config"]["algorithm.lr"]) == ("my-project", result.run_id, "allow", 0.1)
-    assert [(kind, values["reward"], step) for kind, values, step in rest[:2]] == [("log", 0.5, 1), ("log", 0.5, 2)]
-    assert rest[2:] == [("log", {"val/reward": 0.25}, 2), ("finish", 0)]
+    assert given["dir"] == str(result.directory)
+    logged = [values for kind, values in wandb.calls if kind == "log"]
+    assert [(values["step"], values.get("reward"), values.get("val/reward")) for values in logged] == [
+        (1, 0.5, None),
+        (2, 0.5, None),
+        (2, None, 0.25),
+    ]
+    assert wandb.summary == {"status": "done"}
+    assert wandb.calls[-2:] == [("finish", 0), ("teardown", None)]
 
 
-@pytest.mark.parametrize(("name", "package"), [("tensorboard", "tensorboardX"), ("wandb", "wandb")])
+def test_wandbs_processes_go_on_while_another_run_needs_them(wandb):
+    wandb.run = object()  # the user's own
+    fit("wandb", "wandb=other")
+    assert "teardown" not in dict(wandb.calls)
+    wandb.run = None
+    with pytest.raises(RuntimeError):
+        fit("wandb", "wandb=other", fails=True)
+    assert [call for call in wandb.calls if call[0] in ("finish", "teardown")][-3:] == [("finish", 1), ("finish", 1), ("teardown", None)]
+
+
+def test_who_is_not_logged_in_is_told_before_the_run(wandb, monkeypatch):
+    wandb.key = False
+    with pytest.raises(
+        ConfigError, match=r"`wandb` cannot log in: no API key configured; say `wandb login`, or set WANDB_API_KEY, or WANDB_M"
+    ):
+        make_trackers(["wandb"])
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    assert make_trackers(["wandb"])[0].project == "agl"
+
+
+@pytest.mark.parametrize(("name", "package"), [("tensorboard", "tensorboardX"), ("wandb", "wandb"), ("mlflow", "mlflow")])
 def test_a_tracker_without_its_package_says_what_to_install(name, package, monkeypatch):
-    monkeypatch.setitem(sys.modules, package, None)
+    for part in [package, *(loaded for loaded in sys.modules if loaded.startswith(f"{package}."))]:
+        monkeypatch.setitem(sys.modules, part, None)
     with pytest.raises(ConfigError, match=rf'the tracker `{name}` needs {package} .*: pip install "agl-core\[{name}\]"'):
         make_trackers([name])
 
 
 def test_an_unknown_tracker_lists_those_there_are():
-    with pytest.raises(PluginError, match=r"no tracker is named `mlflow`; there are .*'jsonl', 'tensorboard', 'wandb'"):
-        make_trackers(["mlflow"])
+    with pytest.raises(PluginError, match=r"no tracker is named `board`; there are .*'jsonl', 'mlflow', 'tensorboard', 'wandb'"):
+        make_trackers(["board"])
 
 
 def test_what_is_no_tracker_is_refused():

@@ -6,8 +6,10 @@ Trackers are isolated as observers are: one that fails is warned of once, counte
 from __future__ import annotations
 
 import asyncio
+import importlib
 import inspect
 import logging
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -101,6 +103,50 @@ def make_trackers(given: Iterable[Tracker | str]) -> list[Tracker]:
     if isinstance(given, (str, Tracker)):
         raise ConfigError(f"`trackers` must be a list, given was {given!r}; write `trackers=[{given!r}]`")
     return [_named(one) if isinstance(one, str) else _checked(one) for one in given]
+
+
+def package_of_tracker(tracker: str, module: str) -> Any:
+    """The module of a dashboard's package, imported when a tracker of it is made.
+
+    Raises:
+        ConfigError: it is not installed; the extra of agl-core that brings it has the tracker's name.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        package = module.partition(".")[0]
+        raise ConfigError(f'the tracker `{tracker}` needs {package} ({error}): pip install "agl-core[{tracker}]"') from error
+
+
+def numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """The finite numbers among a step's metrics, without the step itself: what can be a curve."""
+    found = {name: value for name, value in metrics.items() if isinstance(value, (int, float)) and not isinstance(value, bool)}
+    return {name: float(value) for name, value in found.items() if name != "step" and math.isfinite(value)}
+
+
+def evaluation_numbers(evaluation: Evaluation) -> dict[str, float]:
+    """An evaluation as curves: `<mode>/reward`, and the ends of its 95 % interval as `<mode>/reward_low` and `<mode>/reward_high`.
+
+    Empty when nothing was judged; without an interval where one reward alone says nothing of the spread.
+    """
+    from agl.report.intervals import estimate
+
+    found = estimate([result.reward for result in evaluation.results if result.reward is not None])
+    if found is None:
+        return {}
+    named = {"reward": found.mean, "reward_low": found.low, "reward_high": found.high}
+    return {f"{evaluation.mode}/{name}": value for name, value in named.items() if value is not None}
+
+
+def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A configuration with one name for each value: `{"a": {"b": 1}}` is `{"a.b": 1}`."""
+    found: dict[str, Any] = {}
+    for name, value in config.items():
+        if isinstance(value, Mapping) and value:
+            found |= flat(cast("Mapping[str, Any]", value), f"{prefix}{name}.")
+        else:
+            found[f"{prefix}{name}"] = value
+    return found
 
 
 def _named(given: str) -> Tracker:

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-import importlib
 import json
-import math
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from agl.errors import ConfigError
 from agl.results import Evaluation
-from agl.trackers import TrackedRun, Tracker
+from agl.trackers import TrackedRun, Tracker, evaluation_numbers, numbers, package_of_tracker
 
 
 class TensorBoard(Tracker):
-    """Writes each run's numbers into `folder/<run>`; look with `tensorboard --logdir folder`.
+    """Writes each run's numbers into event files; look with `tensorboard --logdir FOLDER`.
 
-    Metrics of a step stand under their names, evaluations under `val/reward` and `test/reward`.
+    Metrics of a step stand under their names, evaluations under `val/reward` and `test/reward`, configuration, seed and the
+    run's end as texts. A run that goes on leaves out what it had written after its checkpoint.
+
+    Args:
+        folder: each run has the folder `<folder>/<run id>`; without one it is `tensorboard` in the run's own directory, so that
+            `tensorboard --logdir .agl/runs` shows all runs of the default store.
 
     Raises:
         ConfigError: tensorboardX is not installed.
@@ -25,33 +28,36 @@ class TensorBoard(Tracker):
 
     name = "tensorboard"
 
-    def __init__(self, folder: str | Path = "runs") -> None:
-        self.folder = Path(folder)
+    def __init__(self, folder: str | Path | None = None) -> None:
+        self.folder = None if folder is None else Path(folder)
         self._writer: Any = None
-        try:
-            self._tensorboard = importlib.import_module("tensorboardX")
-        except ImportError as error:
-            raise ConfigError(f'the tracker `tensorboard` needs tensorboardX ({error}): pip install "agl-core[tensorboard]"') from error
+        self._step = 0
+        self._tensorboard = package_of_tracker("tensorboard", "tensorboardX")
 
     def run_started(self, run: TrackedRun) -> None:
-        self._writer = self._tensorboard.SummaryWriter(str(self.folder / run.run_id), purge_step=run.step + 1 if run.step else None)
-        self._writer.add_text("config", f"```json\n{json.dumps(run.config, indent=1, default=str)}\n```")
-
-    def step_ended(self, metrics: Mapping[str, Any]) -> None:
-        for name, value in numbers(metrics).items():
-            self._writer.add_scalar(name, value, metrics["step"])
+        folder = run.directory / "tensorboard" if self.folder is None else self.folder / run.run_id
+        self._writer = self._tensorboard.SummaryWriter(
+            str(folder),
+            purge_step=run.step + 1 if run.step else 0,
+            filename_suffix=f".{time.time_ns()}",  # its own names differ by seconds: a run that goes on at once would overwrite its file
+        )
+        self._step = run.step
+        told = {"run": run.run_id, "seed": run.seed, "config": run.config}
+        self._writer.add_text("config", f"```json\n{json.dumps(told, indent=1, default=str)}\n```", run.step)
         self._writer.flush()
 
+    def step_ended(self, metrics: Mapping[str, Any]) -> None:
+        self._write(numbers(metrics), metrics["step"])
+
     def evaluated(self, evaluation: Evaluation) -> None:
-        if evaluation.mean is not None:
-            self._writer.add_scalar(f"{evaluation.mode}/reward", evaluation.mean, evaluation.step)
-            self._writer.flush()
+        self._write(evaluation_numbers(evaluation), evaluation.step)
 
     def run_ended(self, status: str) -> None:
+        self._writer.add_text("status", status, self._step)
         self._writer.close()
 
-
-def numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """The finite numbers among metrics, without the step itself."""
-    found = {name: value for name, value in metrics.items() if isinstance(value, (int, float)) and not isinstance(value, bool)}
-    return {name: float(value) for name, value in found.items() if name != "step" and math.isfinite(value)}
+    def _write(self, values: Mapping[str, float], step: int) -> None:
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, step)
+        self._step = step
+        self._writer.flush()

@@ -2,50 +2,80 @@
 
 from __future__ import annotations
 
-import importlib
+import contextlib
+import os
+import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
-from agl.builtin.tensorboard import numbers
 from agl.errors import ConfigError
 from agl.results import Evaluation
-from agl.trackers import TrackedRun, Tracker
+from agl.trackers import TrackedRun, Tracker, evaluation_numbers, numbers, package_of_tracker
+
+_WITHOUT_LOGIN = ("offline", "disabled", "dryrun")
 
 
 class WandB(Tracker):
     """Logs each run under its own id, so that a run that goes on continues its curves.
 
-    Metrics of a step stand under their names, evaluations under `val/reward` and `test/reward`. Log in, or set
-    `WANDB_MODE=offline`, before the run.
+    Metrics of a step stand under their names, evaluations under `val/reward` and `test/reward`, all against `step`. Log in, or set
+    `WANDB_MODE=offline`, before the run. Its files are in the run's own directory, unless `WANDB_DIR` says otherwise.
 
     Args:
-        project: where the runs appear.
-        options: further arguments of `wandb.init`, such as `entity`, `group` and `mode="offline"`.
+        project: where the runs appear. Without one it is `WANDB_PROJECT`, else `agl`.
+        options: further arguments of `wandb.init`, such as `entity`, `group`, `name`, `tags` and `mode="offline"`.
 
     Raises:
-        ConfigError: wandb is not installed.
+        ConfigError: wandb is not installed, or nobody is logged in.
     """
 
     name = "wandb"
+    _open: ClassVar[set[int]] = set()
+    """Trackers of this process with a run that has not ended."""
 
-    def __init__(self, project: str = "agl", **options: Any) -> None:
-        self.project, self.options = project, options
+    def __init__(self, project: str | None = None, **options: Any) -> None:
+        self.project, self.options = project or os.environ.get("WANDB_PROJECT") or "agl", options
         self._run: Any = None
+        self._wandb = package_of_tracker("wandb", "wandb")
+        if (options.get("mode") or os.environ.get("WANDB_MODE")) not in _WITHOUT_LOGIN:
+            self._log_in()
+
+    def _log_in(self) -> None:
+        """Here, where a terminal can be asked for a key: in a run's thread the question would hold up the run."""
         try:
-            self._wandb = importlib.import_module("wandb")
-        except ImportError as error:
-            raise ConfigError(f'the tracker `wandb` needs wandb ({error}): pip install "agl-core[wandb]"') from error
+            self._wandb.login(verify=False)
+        except (self._wandb.Error, ValueError) as error:
+            raise ConfigError(
+                f"the tracker `wandb` cannot log in: {error}; say `wandb login`, or set WANDB_API_KEY, or WANDB_MODE=offline"
+            ) from error
 
     def run_started(self, run: TrackedRun) -> None:
         named = {"project": self.project, "id": run.run_id, "name": run.run_id, "config": {**run.config, "seed": run.seed}}
-        self._run = self._wandb.init(**{**named, "resume": "allow", **self.options})
+        place = {} if "WANDB_DIR" in os.environ else {"dir": str(run.directory)}
+        if list(run.directory.glob(f"wandb/*run-*-{run.run_id}")):
+            time.sleep(1.0)  # its folders are named by seconds: a run that goes on within one would write over what it had
+        # `create_new` leaves a run alone that the user's own code or an algorithm has begun in this process.
+        self._run = self._wandb.init(**{**named, **place, "resume": "allow", "reinit": "create_new", **self.options})
+        self._open.add(id(self))
+        # An axis of its own: wandb's own counter refuses steps that a run which goes on tells again.
+        self._run.define_metric("step", hidden=True)
+        self._run.define_metric("*", step_metric="step")
 
     def step_ended(self, metrics: Mapping[str, Any]) -> None:
-        self._run.log(numbers(metrics), step=metrics["step"])
+        self._log(numbers(metrics), metrics["step"])
 
     def evaluated(self, evaluation: Evaluation) -> None:
-        if evaluation.mean is not None:
-            self._run.log({f"{evaluation.mode}/reward": evaluation.mean}, step=evaluation.step)
+        self._log(evaluation_numbers(evaluation), evaluation.step)
 
     def run_ended(self, status: str) -> None:
+        self._run.summary["status"] = status
         self._run.finish(exit_code=1 if status == "failed" else 0)
+        self._open.discard(id(self))
+        # Its background processes outlive a run; they are ended with the last one, and never under a run of the user's own.
+        if not self._open and self._wandb.run is None:
+            with contextlib.suppress(SystemExit):  # raised where those processes ended badly; the run is none of their business
+                self._wandb.teardown()
+
+    def _log(self, values: Mapping[str, float], step: int) -> None:
+        if values:
+            self._run.log({**values, "step": step})

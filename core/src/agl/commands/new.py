@@ -13,7 +13,7 @@ import agl
 from agl.discovery import GROUP, package_of
 from agl.errors import ConfigError
 
-GROUPS = {"framework": GROUP, "reward": "agl.rewards", "store": "agl.stores", "algorithm": "agl.algorithms"}
+GROUPS = {"framework": GROUP, "reward": "agl.rewards", "store": "agl.stores", "tracker": "agl.trackers", "algorithm": "agl.algorithms"}
 """Kinds of plugins, and the entry-point group of each."""
 TEMPLATE = Path(agl.__file__).parent / "templates" / "plugin"
 _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")

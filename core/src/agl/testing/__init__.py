@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from agl.testing.rewards import RewardConformance
     from agl.testing.scripted import Reply, ScriptedServer
     from agl.testing.stores import StoreConformance
+    from agl.testing.trackers import TrackerConformance
 
 # Imported when first used: the pytest plugin of this package costs those nothing who do not use it.
 _HOMES = {
@@ -29,6 +30,7 @@ _HOMES = {
     "RewardConformance": "agl.testing.rewards",
     "ScriptedServer": "agl.testing.scripted",
     "StoreConformance": "agl.testing.stores",
+    "TrackerConformance": "agl.testing.trackers",
 }
 
 __all__ = [
@@ -43,6 +45,7 @@ __all__ = [
     "RewardConformance",
     "ScriptedServer",
     "StoreConformance",
+    "TrackerConformance",
 ]
 
 
