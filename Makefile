@@ -82,7 +82,7 @@ test-vllm:       ## clients as they are with a real vLLM on the CPU (x86-64) and
 	@.venv-vllm/bin/pytest tests/vllm tests/algorithms/grpo/test_clients.py --timeout 1800 $(ARGS)
 
 test-trackers:   ## TensorBoard, MLflow and W&B (offline) with their real packages, in an environment of its own
-	@$(PYTHON) tools/setup_trackers.py .venv-trackers && .venv-trackers/bin/pytest tests/trackers $(ARGS)
+	@$(PYTHON) tools/setup_trackers.py .venv-trackers && .venv-trackers/bin/pytest tests/trackers tests/docs/test_trackers_page.py $(ARGS)
 
 fuzz-gateway: setup-dev ## 10,000 malformed requests to the gateway, in every dialect
 	@$(BIN)/python tools/fuzz_gateway.py 10000

@@ -194,6 +194,7 @@ def test_tensorboard_gets_the_numbers_of_every_step(tmp_path):
 
 def test_only_finite_numbers_become_curves():
     assert numbers({"step": 3, "a": 1, "b": 0.5, "c": float("nan"), "d": True, "e": "x", "f": None}) == {"a": 1.0, "b": 0.5}
+    assert numbers({"step": 3, "failures": {"timeout": 2, "agent": 0}, "none": {}}) == {"failures.timeout": 2.0, "failures.agent": 0.0}
 
 
 def test_without_a_folder_tensorboards_files_are_in_the_runs_directory():

@@ -79,9 +79,9 @@ def test_every_environment_variable_has_its_place():
 
 
 def test_variables_of_others_that_are_read_have_their_place():
-    """Those of a framework on the page of its plugin, those of Ray on VERL's."""
+    """Those of a framework on the page of its plugin, those of Ray on VERL's, those of dashboards on that of trackers."""
     keys = {key for path in SOURCES if path.parts[len(ROOT.parts)] != "examples" for key in _environment_keys(ast.parse(path.read_text()))}
-    own = [*(ROOT / "docs" / "frameworks").glob("*.md"), ROOT / "docs" / "from-laptop-to-cluster.md"]
+    own = [*(ROOT / "docs" / "frameworks").glob("*.md"), ROOT / "docs" / "from-laptop-to-cluster.md", ROOT / "docs" / "trackers.md"]
     pages = page("environment") + "".join(path.read_text() for path in own)
     assert "OPENAI_API_KEY" in keys
     assert [key for key in sorted(keys) if f"`{key}" not in pages] == []

@@ -119,8 +119,11 @@ def package_of_tracker(tracker: str, module: str) -> Any:
 
 
 def numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """The finite numbers among a step's metrics, without the step itself: what can be a curve."""
-    found = {name: value for name, value in metrics.items() if isinstance(value, (int, float)) and not isinstance(value, bool)}
+    """The finite numbers among a step's metrics, without the step itself: what can be a curve.
+
+    Counts by kind get a name each: `{"failures": {"timeout": 2}}` is `failures.timeout`.
+    """
+    found = {name: value for name, value in flat(metrics).items() if isinstance(value, (int, float)) and not isinstance(value, bool)}
     return {name: float(value) for name, value in found.items() if name != "step" and math.isfinite(value)}
 
 
