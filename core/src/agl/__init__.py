@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from agl.context import current, emit_message, emit_object, emit_reward, operation, role
     from agl.errors import AglError
     from agl.feedback import add_reward
+    from agl.fitted import FitResult
     from agl.hookspecs import AGL_PLUGIN_API, hookimpl
     from agl.judges import Judge
     from agl.programs import command
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from agl.runs import Run
     from agl.spans import Span
     from agl.tasks import Mode, Task
-    from agl.trainer import FitResult, Trainer
+    from agl.trainer import Trainer
     from agl.transitions import Row, Transition
 
 __version__ = "0.1.0"
@@ -40,6 +41,7 @@ _HOMES = {
     "agl.context": ("current", "emit_message", "emit_object", "emit_reward", "operation", "role"),
     "agl.errors": ("AglError",),
     "agl.feedback": ("add_reward",),
+    "agl.fitted": ("FitResult",),
     "agl.hookspecs": ("AGL_PLUGIN_API", "hookimpl"),
     "agl.judges": ("Judge",),
     "agl.programs": ("command",),
@@ -51,7 +53,7 @@ _HOMES = {
     "agl.runs": ("Run",),
     "agl.spans": ("Span",),
     "agl.tasks": ("Mode", "Task"),
-    "agl.trainer": ("FitResult", "Trainer"),
+    "agl.trainer": ("Trainer",),
     "agl.transitions": ("Row", "Transition"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import os
 import shlex
 import sys
@@ -12,8 +11,7 @@ import tempfile
 import time
 from collections.abc import AsyncGenerator, Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar, Unpack, cast, overload
-from urllib.parse import urlsplit
+from typing import Any, Literal, TypeVar, Unpack, overload
 
 import msgspec
 
@@ -23,30 +21,43 @@ from agl.compat.tracing import AdapterSpec, as_adapter
 from agl.console import Console
 from agl.credit import split_credit
 from agl.discovery import CORE
-from agl.errors import ConfigError, GatewayError, NotFoundError
+from agl.errors import ConfigError
 from agl.executors import Executor
 from agl.failures import ATTEMPTS, FAILURE_REWARD, check_effect, read_policies
+from agl.fitted import FitResult
 from agl.gateway.endpoints import read_patience
 from agl.gateway.server import Gateway
 from agl.gateway.wire import PLACEHOLDER_KEY
+from agl.given import (
+    at_least,
+    check_learned,
+    check_reachable,
+    check_served,
+    first_tasks,
+    make_datasets,
+    read_algorithm,
+    read_executor,
+    read_resources,
+    read_seconds,
+    takes_rewards,
+)
 from agl.judges import given_rewards
 from agl.loop import frozen_garbage, raises_here, run_in_loop
 from agl.plugins import Plugins
 from agl.prompting import check as check_prompts
-from agl.prompting import prompt_diff
-from agl.registry import check_sections, load
-from agl.resources import LLM, PromptTemplate, Resource, Resources
+from agl.registry import check_sections
+from agl.resources import Resource, Resources
 from agl.results import Evaluation, RolloutResult
 from agl.resuming import run_to_resume
-from agl.roles import FREEZE, TRAIN, Roles
+from agl.roles import Roles
 from agl.rollouts import new_id
 from agl.runner import BoundAgent
 from agl.runs import Run
-from agl.settings import DEFAULT_STORE, Settings, read_settings
+from agl.settings import DEFAULT_STORE, read_settings
 from agl.store.base import RunRecord, Store
 from agl.store.opening import StoreSpec, opened, path_of, without_passwords
 from agl.store.urls import StoreURL, without_password
-from agl.tasks import Mode, make_tasks
+from agl.tasks import Mode
 from agl.trackers import TrackedRun, Tracker, Trackers, make_trackers
 from agl.weights import Weights
 
@@ -54,61 +65,6 @@ T = TypeVar("T")
 
 RESUME_VARIABLE = "AGL_RESUME"
 """Id of the run that `fit` goes on with, or `latest`; `agl train --resume` sets it."""
-DEV_TASKS = 10
-
-
-class FitResult(msgspec.Struct, frozen=True, kw_only=True):
-    """What a `fit` brought."""
-
-    run_id: str
-    directory: Path
-    """Holds `metrics.jsonl`, `evaluations.jsonl` and `checkpoints/`."""
-    store: StoreSpec
-    """What opens the store again: its path, or what the Trainer was given."""
-    resources: Resources
-    """The newest version. An LLM in it has lived in the algorithm's engine; its weights are in the last checkpoint."""
-    seconds: float
-    """Wall seconds of the learning, evaluations within it included."""
-    before: Evaluation | None = None
-    """On `test_dataset`, before learning."""
-    after: Evaluation | None = None
-    """On `test_dataset`, after it."""
-    first: Resources | None = None
-    """The resources that it began with."""
-    said: str | None = None
-    """What the algorithm says of its result, in a sentence."""
-
-    @property
-    def checkpoint(self) -> Path | None:
-        """Folder of the last checkpoint."""
-        return max((self.directory / "checkpoints").glob("step-??????"), default=None)
-
-    def diff(self, name: str | None = None) -> str:
-        """How a prompt, or without a name every prompt, changed: a unified diff, empty where nothing did.
-
-        Raises:
-            NotFoundError: there is no such resource.
-        """
-        first = {} if self.first is None else self.first.prompts()
-        if name is not None and name not in first:
-            raise NotFoundError(f"there is no prompt `{name}`; the run began with {sorted(first)}")
-        return prompt_diff({each: first[each] for each in first if name in (None, each)}, self.resources.prompts())
-
-    def summary(self) -> str:
-        """The gain in one sentence, after what the algorithm itself says of it."""
-        return f"{self.said}\n{self._gain()}" if self.said else self._gain()
-
-    def _gain(self) -> str:
-        if self.before is None or self.after is None or self.before.mean is None or self.after.mean is None:
-            return f"run {self.run_id}: {self.seconds:.0f} s, no test dataset was given"
-        n = len(self.after.results)
-        return f"run {self.run_id}: test reward {self.before.mean:.3f} -> {self.after.mean:.3f} on {n} tasks in {self.seconds:.0f} s"
-
-    def report(self, path: str | Path | None = None) -> Path:
-        """Write the one-file HTML report (and the curve as PNG beside it); needs `pip install "agl-core[report]"`."""
-        from agl.report import write_report
-
-        return write_report(self.store, self.run_id, path)
 
 
 class Trainer:
@@ -197,25 +153,25 @@ class Trainer:
         check_sections(all_settings)
         settings = all_settings.trainer
         asked = [count for count in (n_runners, n_workers, settings.n_runners) if count is not None]
-        self.n_runners = _at_least(1, asked[0] if asked else 8, "n_runners")
+        self.n_runners = at_least(1, asked[0] if asked else 8, "n_runners")
         self.credit, adapter = split_credit(adapter)
         self.adapter = as_adapter(adapter)
         self.roles = Roles(self.adapter.agent_match, roles)
-        self.algorithm = _algorithm(algorithm if algorithm is not None else settings.algorithm, all_settings)
-        self.initial_resources = _resources(initial_resources or {})
+        self.algorithm = read_algorithm(algorithm if algorithm is not None else settings.algorithm, all_settings)
+        self.initial_resources = read_resources(initial_resources or {})
         if self.algorithm is None:  # else its own models are known when it has started
             self.roles.check(Resources(version=0, values=self.initial_resources).llms())
         store = store if store is not None else settings.store or DEFAULT_STORE
         self.store: StoreSpec = path_of(store) or (StoreURL(store) if isinstance(store, str) else store)
-        self.executor = _executor_class(executor or settings.executor or f"{CORE}:thread")
+        self.executor = read_executor(executor or settings.executor or f"{CORE}:thread")
         self.trackers = make_trackers(trackers if trackers is not None else settings.trackers or ())
         self.seed = seed
-        self.timeout, self.max_attempts = _seconds(timeout, "timeout"), _at_least(1, max_attempts, "max_attempts")
+        self.timeout, self.max_attempts = read_seconds(timeout, "timeout"), at_least(1, max_attempts, "max_attempts")
         self.failure_reward = failure_reward
         self.failures = read_policies(failures if failures is not None else settings.failures, max_attempts)
         check_effect(self.failures, max_attempts, failure_reward)
-        self.reward_timeout = _seconds(reward_timeout if reward_timeout is not None else settings.reward_timeout, "reward_timeout")
-        self.takes_rewards = _takes_rewards(agent_rewards or settings.agent_rewards or "accept")
+        self.reward_timeout = read_seconds(reward_timeout if reward_timeout is not None else settings.reward_timeout, "reward_timeout")
+        self.takes_rewards = takes_rewards(agent_rewards or settings.agent_rewards or "accept")
         self.patience = read_patience(patience if patience is not None else settings.patience)
         self.host, self.gateway_port = host, gateway_port
         self.console = Console(quiet=quiet)
@@ -281,9 +237,9 @@ class Trainer:
             raise ConfigError("a dry run starts nothing, so that `resume` has no effect; give one of the two")
         if resume is None:
             resume = os.environ.get(RESUME_VARIABLE) or None
-        datasets = _datasets(train=train_dataset, val=val_dataset, test=test_dataset)
-        self._check_served(self.algorithm)
-        self._check_learned(self.algorithm)
+        datasets = make_datasets(train=train_dataset, val=val_dataset, test=test_dataset)
+        check_served(self.algorithm, self.initial_resources)
+        check_learned(self.algorithm, self.roles, self.credit)
         if dry_run:
             return self._dry_run(agent, datasets)
         return run_in_loop(lambda: self._fit(agent, datasets, resume), self.console.say)
@@ -364,7 +320,7 @@ class Trainer:
         """
         if (dev_dataset is None) == (train_dataset is None):
             raise ConfigError("`dev` needs one dataset, `dev_dataset`; `train_dataset` is another name of it")
-        datasets = _datasets(train=_first(train_dataset if dev_dataset is None else dev_dataset), val=_first(val_dataset))
+        datasets = make_datasets(train=first_tasks(train_dataset if dev_dataset is None else dev_dataset), val=first_tasks(val_dataset))
         return run_in_loop(lambda: self._dev(agent, datasets), self.console.say)
 
     async def _dev(self, agent: Any, datasets: dict[str, Any]) -> list[RolloutResult]:
@@ -382,9 +338,9 @@ class Trainer:
         Raises:
             ConfigError: before anything starts.
         """
-        datasets = _datasets(test=dataset)
+        datasets = make_datasets(test=dataset)
         if self.algorithm is not None:
-            self._check_served(self.algorithm)
+            check_served(self.algorithm, self.initial_resources)
         return run_in_loop(lambda: self._evaluate(agent, datasets), self.console.say)
 
     async def _evaluate(self, agent: Any, datasets: dict[str, Any]) -> Evaluation:
@@ -414,7 +370,7 @@ class Trainer:
         bound, prompts = self._bind(agent, datasets)
         learner = None if dry else self.algorithm
         if learner is None:
-            self._check_resources()
+            check_reachable(self.initial_resources)
         async with contextlib.AsyncExitStack() as stack:
             stack.enter_context(_placeholder_key())
             store = stack.enter_context(opened(place))
@@ -548,39 +504,11 @@ class Trainer:
             if summary := given.summary():
                 self.console.say(f"reward {given.name}: {summary}")
 
-    def _check_served(self, algorithm: Algorithm) -> None:
-        """Refuse models that the algorithm's own would take the place of."""
-        if taken := [name for name in algorithm.serves if name in self.initial_resources]:
-            raise ConfigError(
-                f"`initial_resources` has {taken}, and the algorithm `{algorithm.name}` trains and serves its own model under that name, so "
-                f"that no call would reach yours; leave it out (`{algorithm.name}` says with its own options which model it trains), or give it "
-                "another name and send a role's calls there (`roles`)"
-            )
-
-    def _check_learned(self, algorithm: Algorithm) -> None:
-        """Refuse to choose calls to learn from where whole rollouts and their prompts are what is learned from."""
-        given = {"`adapter['agent_match']` (`--agent-match`)": self.roles.pattern, "`adapter['credit']`": self.credit}
-        given |= {f"`roles[{name!r}]`": what in (TRAIN, FREEZE) for name, what in self.roles.roles.items()}
-        if algorithm.only_prompts and (idle := [name for name, value in given.items() if value]):
-            raise ConfigError(
-                f"no effect of {' and '.join(idle)}: weights learn from calls, and the algorithm `{algorithm.name}` changes prompts alone, by the "
-                "rewards of whole rollouts; leave that out: which prompts are changed is said by the algorithm's own options"
-            )
-
     def _check_credit(self) -> None:
         if self.credit is not None and (brought := self.plugins.brings_credit()):
             raise ConfigError(
                 f"credit is assigned by the plugin `{brought}`, and `adapter` names `{self.credit.name}`; take one of them away"
             )
-
-    def _check_resources(self) -> None:
-        """Refuse to start when an endpoint cannot be reached, rather than fail each rollout."""
-        if not self.initial_resources:
-            raise ConfigError('without an algorithm the agent needs `initial_resources={"main_llm": agl.LLM(endpoint=…, model=…)}`')
-        for name, llm in self.initial_resources.items():
-            if isinstance(llm, LLM):
-                for endpoint in (llm.endpoint, *llm.endpoints):
-                    _check_endpoint(name, endpoint)
 
     def _config(self) -> dict[str, Any]:
         """What a resumed run must share with its beginning, as JSON."""
@@ -602,67 +530,6 @@ class Trainer:
         if self.credit is not None:
             given["credit"] = msgspec.to_builtins(self.credit)
         return msgspec.to_builtins({**given, **options}, enc_hook=str)
-
-
-def _datasets(**given: Any) -> dict[str, Any]:
-    return {name: make_tasks(data, Mode(name), f"{name}_dataset") for name, data in given.items() if data is not None}
-
-
-def _first(dataset: Any) -> Any:
-    """The tasks of a dry run; what is no sequence of tasks is refused later."""
-    if isinstance(dataset, (str, bytes, dict)) or not isinstance(dataset, Iterable):
-        return cast(object, dataset)
-    return list(itertools.islice(cast("Iterable[Any]", dataset), DEV_TASKS))
-
-
-def _algorithm(given: Any, settings: Settings) -> Algorithm | None:
-    """The algorithm itself; one that is named has the options that the settings have for it."""
-    if isinstance(given, str):
-        options: Any = settings.algorithms.get(given.rpartition(":")[2], {})
-        given = load("agl.algorithms", given)(**options)
-    if given is not None and not isinstance(given, Algorithm):
-        raise ConfigError(f"`algorithm` must be an `agl.Algorithm` or the name of one, given was {given!r}")
-    return given
-
-
-def _resources(given: Mapping[str, Any]) -> dict[str, Resource]:
-    for name, value in given.items():
-        if not isinstance(value, (LLM, PromptTemplate)):
-            raise ConfigError(f"`initial_resources[{name!r}]` must be an `agl.LLM` or `agl.PromptTemplate`, given was {value!r}")
-    return dict(given)
-
-
-def _seconds(given: float | None, name: str) -> float | None:
-    if given is not None and not given > 0:
-        raise ConfigError(f"`{name}` must be positive seconds or None, given was {given!r}")
-    return given
-
-
-def _at_least(least: int, value: Any, name: str) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise ConfigError(f"`{name}` must be an integer of at least {least}, given was {value!r}")
-    return value
-
-
-def _takes_rewards(given: Any) -> bool:
-    if given not in ("accept", "refuse"):
-        raise ConfigError(f'`agent_rewards` must be "accept" or "refuse", given was {given!r}')
-    return given == "accept"
-
-
-def _check_endpoint(name: str, endpoint: str) -> None:
-    import socket
-
-    parts = urlsplit(endpoint)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ConfigError(f"the endpoint of `{name}` must be a URL such as http://127.0.0.1:8000/v1, given was {endpoint!r}")
-    port = parts.port or (443 if parts.scheme == "https" else 80)
-    try:
-        socket.create_connection((parts.hostname, port), timeout=5).close()
-    except OSError as error:
-        raise GatewayError(
-            f"the endpoint of `{name}`, {endpoint}, cannot be reached: {error.strerror or error}; start its server or mend the URL"
-        ) from error
 
 
 @contextlib.contextmanager
@@ -690,13 +557,6 @@ async def _closed(run: Run, trackers: Trackers) -> None:
 async def _started(executor: Executor, stack: contextlib.AsyncExitStack) -> None:
     stack.push_async_callback(executor.stop)
     await executor.start()
-
-
-def _executor_class(given: Any) -> type[Executor]:
-    found = load("agl.executors", given) if isinstance(given, str) else given
-    if not (isinstance(found, type) and issubclass(found, Executor)):
-        raise ConfigError(f"`executor` must be a class derived from `agl.executors.Executor` or the name of one, given was {given!r}")
-    return found
 
 
 async def _end(task: asyncio.Task[None]) -> None:

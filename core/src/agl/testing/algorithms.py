@@ -27,6 +27,7 @@ import msgspec
 
 import agl
 from agl.algorithms import Algorithm
+from agl.fitted import FitResult
 from agl.hookspecs import hookimpl
 from agl.resources import LLM, Resource, Resources
 from agl.rollouts import Rollout, RolloutStatus
@@ -34,7 +35,7 @@ from agl.store.base import Store
 from agl.testing.expected import Conformance, ConformanceError, require
 from agl.testing.memory import MemoryStore
 from agl.testing.running import left_behind
-from agl.trainer import FitResult, Trainer
+from agl.trainer import Trainer
 
 T = TypeVar("T")
 FIT_SECONDS = 120.0
