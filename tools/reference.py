@@ -52,7 +52,9 @@ DRIVERS = {
         "agl.engines:Engine", "an algorithm's option, such as `agl.GRPO(engine=…)`", "agl.testing.engines.EngineConformance"
     ),
     "agl.executors": Driver("agl.executors:Executor", "`Trainer(executor=…)`", "agl.testing.executors.ExecutorConformance"),
-    "agl.trackers": Driver("agl.trackers:Tracker", "`Trainer(trackers=[…])`: `NAME` or `NAME=VALUE`", "agl.testing.trackers.TrackerConformance"),
+    "agl.trackers": Driver(
+        "agl.trackers:Tracker", "`Trainer(trackers=[…])`: `NAME` or `NAME=VALUE`", "agl.testing.trackers.TrackerConformance"
+    ),
     "agl.rewards": Driver("agl.judges:Judge", "`Trainer(rewards=[…])`", "agl.testing.rewards.RewardConformance"),
 }
 
