@@ -252,7 +252,7 @@ class FakeWandB(types.ModuleType):
 
 @pytest.fixture
 def wandb(monkeypatch):
-    for name in ("WANDB_MODE", "WANDB_DIR", "WANDB_PROJECT"):
+    for name in ("WANDB_MODE", "WANDB_DIR", "WANDB_NAME", "WANDB_PROJECT"):
         monkeypatch.delenv(name, raising=False)
     fake = FakeWandB()
     monkeypatch.setitem(sys.modules, "wandb", fake)
@@ -263,7 +263,7 @@ def test_wandb_is_told_the_run_under_its_own_id(wandb):
     result = fit("wandb=my-project")
     given = dict(wandb.calls)["init"]
     assert (given["project"], given["id"], given["resume"], given["config"]["algorithm.lr"]) == ("my-project", result.run_id, "allow", 0.1)
-    assert given["dir"] == str(result.directory)
+    assert (given["dir"], given["name"]) == (str(result.directory), result.run_id)
     logged = [values for kind, values in wandb.calls if kind == "log"]
     assert [(values["step"], values.get("reward"), values.get("val/reward")) for values in logged] == [
         (1, 0.5, None),
@@ -272,6 +272,14 @@ def test_wandb_is_told_the_run_under_its_own_id(wandb):
     ]
     assert wandb.summary == {"status": "done"}
     assert wandb.calls[-2:] == [("finish", 0), ("teardown", None)]
+
+
+def test_what_wandbs_own_variables_say_is_left_to_it(wandb, monkeypatch):
+    for name in ("WANDB_DIR", "WANDB_NAME", "WANDB_PROJECT"):
+        monkeypatch.setenv(name, "mine")
+    fit("wandb")
+    given = dict(wandb.calls)["init"]
+    assert (given["project"], {"dir", "name"} & set(given)) == ("mine", set())
 
 
 def test_wandbs_processes_go_on_while_another_run_needs_them(wandb):

@@ -93,8 +93,8 @@ class MLflow(Tracker):
 
 
 def _name(name: str) -> str:
-    """A name as MLflow takes it: letters, digits and `_-. :/`; one that it refuses would cost the whole step."""
-    return re.sub(r"[^\w\-. :/]", "_", name)[: _LONGEST["name"]]
+    """A name as MLflow takes it: letters, digits and `_-. :/`, as a path; one that it refuses would cost the whole step."""
+    return re.sub(r"/+", "/", re.sub(r"[^\w\-. :/]", "_", name)).strip("/")[: _LONGEST["name"]]
 
 
 def _text(value: Any) -> str:

@@ -19,7 +19,8 @@ class WandB(Tracker):
     """Logs each run under its own id, so that a run that goes on continues its curves.
 
     Metrics of a step stand under their names, evaluations under `val/reward` and `test/reward`, all against `step`. Log in, or set
-    `WANDB_MODE=offline`, before the run. Its files are in the run's own directory, unless `WANDB_DIR` says otherwise.
+    `WANDB_MODE=offline`, before the run. Its files are in the run's own directory and its name is the run's id, unless `WANDB_DIR` and
+    `WANDB_NAME` say otherwise.
 
     Args:
         project: where the runs appear. Without one it is `WANDB_PROJECT`, else `agl`.
@@ -50,16 +51,17 @@ class WandB(Tracker):
             ) from error
 
     def run_started(self, run: TrackedRun) -> None:
-        named = {"project": self.project, "id": run.run_id, "name": run.run_id, "config": {**run.config, "seed": run.seed}}
-        place = {} if "WANDB_DIR" in os.environ else {"dir": str(run.directory)}
+        told = {"project": self.project, "id": run.run_id, "config": {**run.config, "seed": run.seed}}
+        usual = {"WANDB_DIR": ("dir", str(run.directory)), "WANDB_NAME": ("name", run.run_id)}
+        unsaid = dict(argument for variable, argument in usual.items() if variable not in os.environ)
         if list(run.directory.glob(f"wandb/*run-*-{run.run_id}")):
             time.sleep(1.0)  # its folders are named by seconds: a run that goes on within one would write over what it had
         # `create_new` leaves a run alone that the user's own code or an algorithm has begun in this process.
-        self._run = self._wandb.init(**{**named, **place, "resume": "allow", "reinit": "create_new", **self.options})
-        self._open.add(id(self))
+        self._run = self._wandb.init(**{**told, **unsaid, "resume": "allow", "reinit": "create_new", **self.options})
         # An axis of its own: wandb's own counter refuses steps that a run which goes on tells again.
         self._run.define_metric("step", hidden=True)
         self._run.define_metric("*", step_metric="step")
+        self._open.add(id(self))
 
     def step_ended(self, metrics: Mapping[str, Any]) -> None:
         self._log(numbers(metrics), metrics["step"])
@@ -68,9 +70,9 @@ class WandB(Tracker):
         self._log(evaluation_numbers(evaluation), evaluation.step)
 
     def run_ended(self, status: str) -> None:
+        self._open.discard(id(self))
         self._run.summary["status"] = status
         self._run.finish(exit_code=1 if status == "failed" else 0)
-        self._open.discard(id(self))
         # Its background processes outlive a run; they are ended with the last one, and never under a run of the user's own.
         if not self._open and self._wandb.run is None:
             with contextlib.suppress(SystemExit):  # raised where those processes ended badly; the run is none of their business

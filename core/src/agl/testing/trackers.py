@@ -101,7 +101,7 @@ class TrackerConformance(Conformance):
                 )
 
     def test_a_run_that_goes_on_is_the_same_run(self) -> None:
-        """If this fails, a resumed run is two runs, loses its beginning, or keeps what was learned after its checkpoint twice."""
+        """If this fails, a resumed run is two runs, loses its beginning, or shows what was undone after its checkpoint."""
         with self._place() as place:
             run = _run(place, "run-a")
             steps = [_step(n, reward=n / 8) for n in range(1, 5)]
@@ -139,7 +139,7 @@ class TrackerConformance(Conformance):
     def test_what_is_no_number_costs_nothing_else(self) -> None:
         """If this fails, one metric that is a text, None or NaN ends the tracking, or becomes a number that nobody measured."""
         strange = {"none": None, "text": "0.5", "flag": True, "list": [1.0], "dict": {"a": 1.0}, "infinite": math.inf, "nan": math.nan}
-        names = {"planner/writer reward": 0.5, "share (%)": 0.5, "größe": 0.5, "x" * 300: 0.5}
+        names = {"planner/writer reward": 0.5, "share (%)": 0.5, "größe": 0.5, "/a//b/": 0.5, "x" * 300: 0.5}
         with self._place() as place:
             run = _run(place, "run-a")
             events = [_step(1, **strange, **names, reward=0.25), _step(2, none=0.5, reward=0.5)]
