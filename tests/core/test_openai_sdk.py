@@ -15,10 +15,14 @@ from agl import context
 from agl.builtin import openai_sdk
 from agl.context import ActiveAttempt
 from agl.errors import PluginError
+from agl.prompting import prompts_of
 from agl.resources import LLM, PromptTemplate, Resources
+from agl.roles import Roles
 from agl.rollouts import Attempt, Rollout
+from agl.spans import answers_of
 from agl.tasks import Task
 from agl.testing.scripted import Reply, ScriptedServer
+from agl.transitions import call_of
 
 USER = [{"role": "user", "content": "hi"}]
 ASK = {"model": "users-model", "messages": USER}
@@ -323,3 +327,75 @@ def test_without_the_sdk_nothing_happens(monkeypatch, server):
 def test_importing_the_plugin_imports_no_sdk():
     code = "import sys, agl.builtin.openai_sdk; sys.exit('openai' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+# Calls to the agent's own endpoint.
+
+PROMPTS = {"writer.system_prompt": PromptTemplate(template="Write well.")}
+SAID = [{"role": "system", "content": "Write."}, {"role": "user", "content": "hi"}]
+
+
+def own_call(users, call, roles=None):
+    """What is recorded of a call by a writer whose attempt has prompts, and no language model."""
+    openai_sdk.install()
+    attempt = make_attempt(None, values=PROMPTS)
+    attempt.roles = Roles(None, roles)
+    with context.entered(attempt), context.role("writer"):
+        asyncio.run(call(async_client(users))) if asyncio.iscoroutinefunction(call) else call(sync_client(users))
+    (span,) = [span for span in attempt.close()[0] if "agl.endpoint" in span.attributes]
+    return span, call_of(span)
+
+
+def ask_once(client):
+    client.chat.completions.create(model="theirs", messages=SAID)
+
+
+def ask_raw(client):
+    client.chat.completions.with_raw_response.create(model="theirs", messages=SAID)
+
+
+async def ask_async(client):
+    async with client:
+        await client.chat.completions.create(model="theirs", messages=SAID)
+
+
+@pytest.mark.parametrize("call", [ask_once, ask_raw, ask_async])
+def test_what_an_own_endpoint_was_asked_and_said_is_kept_with_the_prompt_that_was_put_in(users, call):
+    span, kept = own_call(users, call)
+    assert users.requests[0].body["messages"][0]["content"] == "Write well."
+    assert kept.request["messages"] == [{"role": "system", "content": "Write well."}, SAID[1]]
+    assert kept.overridden == {"writer.system_prompt": "Write."}
+    assert [message["content"] for message in answers_of(span)] == ["from the user's endpoint"]
+    assert span.attributes["gen_ai.usage.output_tokens"] > 0
+    assert prompts_of([span])["writer.system_prompt"].template == "Write."
+
+
+def test_an_own_endpoint_that_speaks_responses_is_kept_as_a_chat(users):
+    span, kept = own_call(users, lambda client: client.responses.create(model="theirs", instructions="Write.", input="hi"))
+    assert (kept.dialect, kept.original["instructions"]) == ("responses", "Write well.")
+    assert [message["role"] for message in kept.request["messages"]] == ["system", "user"]
+    assert [message["content"] for message in answers_of(span)] == ["from the user's endpoint"]
+
+
+def test_a_stream_of_an_own_endpoint_is_left_to_the_agent(users):
+    read = []
+    _, kept = own_call(users, lambda client: read.extend(client.chat.completions.create(model="theirs", messages=SAID, stream=True)))
+    assert (kept.streamed, kept.response) == (True, None)
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in read if chunk.choices) == "from the user's endpoint"
+
+
+def test_a_failed_call_of_an_own_endpoint_keeps_what_was_asked(users):
+    users.answer = lambda body: Reply("busy", status=503)
+
+    def failing(client):
+        with pytest.raises(openai.InternalServerError):
+            ask_once(client)
+
+    span, kept = own_call(users, failing)
+    assert (span.status, kept.response, kept.request["messages"][1]) == ("error", None, SAID[1])
+
+
+def test_of_a_role_that_is_left_alone_no_text_is_kept(users):
+    span, kept = own_call(users, ask_once, roles={"writer": "original"})
+    assert (kept, span.role) == (None, "writer")
+    assert users.requests[0].body["messages"] == SAID

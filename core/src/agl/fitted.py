@@ -30,7 +30,7 @@ class FitResult(msgspec.Struct, frozen=True, kw_only=True):
     after: Evaluation | None = None
     """On `test_dataset`, after it."""
     first: Resources | None = None
-    """The resources that it began with."""
+    """The resources that it began with, and prompts that only the agent's calls told as they were then."""
     said: str | None = None
     """What the algorithm says of its result, in a sentence."""
 

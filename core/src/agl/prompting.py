@@ -15,7 +15,7 @@ from agl.errors import ConfigError
 from agl.resources import PromptTemplate, Resource
 from agl.results import Evaluation, RolloutResult
 from agl.roles import Roles
-from agl.spans import LLMCall, Span, SpanKind
+from agl.spans import LLMCall, Span
 from agl.transitions import call_of
 
 USED_PROMPTS = "agl.prompts"
@@ -54,7 +54,7 @@ def prompts_of(spans: Iterable[Span]) -> dict[str, PromptTemplate]:
     """The prompts in recorded calls, as the agent itself sent them; texts that differ between calls are left out."""
     found: dict[str, set[str]] = {}
     for span in spans:
-        call = call_of(span) if span.kind == SpanKind.LLM and span.role else None
+        call = call_of(span) if span.role else None
         if call is not None:
             for name, text in _texts_of(call, str(span.role)):
                 found.setdefault(name, set()).add(text)

@@ -265,6 +265,7 @@ class Trainer:
                 await self.algorithm.fit(run)
                 seconds = time.monotonic() - started
                 after = await self._test(run, first=False)
+                first = await _with_first_prompts(run, first)
                 status = "done"
             except asyncio.CancelledError:
                 status = "stopped"
@@ -552,6 +553,18 @@ async def _closed(run: Run, trackers: Trackers) -> None:
         status = "failed"
         await run.store.update_run(run.id, status=status)
     await trackers.tell("run_ended", status)
+
+
+async def _with_first_prompts(run: Run, first: Resources) -> Resources:
+    """The resources that a run began with, and prompts that only its calls told as they were published first."""
+    missing = run.resources.prompts().keys() - first.prompts().keys()
+    for version in range(first.version + 1, run.resources.version):
+        if not missing:
+            break
+        found = (await run.store.resources(run.id, version)).prompts()
+        first = first.replace({name: found[name] for name in missing & found.keys()})
+        missing = missing - found.keys()
+    return first
 
 
 async def _started(executor: Executor, stack: contextlib.AsyncExitStack) -> None:

@@ -334,3 +334,22 @@ def test_a_step_tells_the_reward_of_the_search_and_nothing_of_the_final(fitted):
     assert [step for step in steps if step.get("reward") == 1.0]
     assert "reward" not in steps[-1]
     assert steps[-1]["improved"] == 1
+
+
+def test_an_agent_with_an_endpoint_of_its_own_needs_no_model(critic, agents_model, tmp_path):
+    @agl.rollout
+    def words(task):
+        messages = [{"role": "system", "content": "Repeat the word."}, {"role": "user", "content": task["word"]}]
+        with agl.role("writer"):
+            said = client.chat.completions.create(model="theirs", messages=messages).choices[0].message.content
+        return judged(task["word"], said)
+
+    apo = agl.APO(endpoint=critic.base_url(), model="critic", max_rollouts=80, probe_tasks=4, screen_tasks=4)
+    with openai.OpenAI(base_url=agents_model.base_url(), api_key="own") as client:
+        result = agl.Trainer(algorithm=apo, store=tmp_path / "s.sqlite", quiet=True).fit(words, TRAIN, VAL)
+    assert result_of(result)["decision"] == "improved"
+    assert CAPITALS in result.resources["writer.system_prompt"].template
+    assert "-Repeat the word." in result.diff().splitlines()
+    assert {(call.body["model"], call.headers["authorization"]) for call in agents_model.requests} == {("theirs", "Bearer own")}
+    asked = [call.body["messages"][0]["content"] for call in critic.requests if "went badly" in call.body["messages"][0]["content"]]
+    assert all("assistant: apple" in text for text in asked)

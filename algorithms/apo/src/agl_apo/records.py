@@ -52,7 +52,7 @@ def belongs(spans: Sequence[Span], name: str, template: str) -> list[tuple[Span,
     Those into which it was put, or whose role is the prompt's; else those that hold the prompt's longest literal part. A prompt
     without a role (a template that the user's own code fills in) belongs to all calls where no call holds its text.
     """
-    calls = [(span, call) for span in spans if span.kind == SpanKind.LLM and (call := call_of(span)) is not None]
+    calls = [(span, call) for span in spans if (call := call_of(span)) is not None]
     role = role_of(name)
     own = [(span, call) for span, call in calls if name in call.overridden or _has_role(span, role)]
     if own:
@@ -103,6 +103,8 @@ def _calls(result: RolloutResult, name: str, template: str) -> Iterator[str]:
             line = _line({"role": "assistant", **message}, False, template)
             shown.add(line)
             yield f"  {line}"
+        if call.response is None and call.streamed and not span.error:
+            yield "  assistant: (streamed from the agent's own endpoint, not recorded)"
     if not found and any(span.attributes.get("agl.endpoint") for span in result.spans):
         yield "calls: not recorded, they went to the agent's own endpoint"
     elif not found:

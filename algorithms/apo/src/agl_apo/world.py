@@ -14,7 +14,6 @@ from agl.prompting import prompts_of, unused
 from agl.resources import PromptTemplate, Resources
 from agl.results import RolloutResult
 from agl.runs import Run
-from agl.spans import SpanKind
 from agl.tasks import Mode, Task
 from agl.transitions import call_of
 from agl_apo.moves import Draw
@@ -105,7 +104,7 @@ class World:
         """Of the agent's recorded calls, and what the judges say that judging cost."""
         cost = sum(float(reward.details.get("cost") or 0.0) for reward in result.rewards)
         for span in result.spans:
-            call = call_of(span) if span.kind == SpanKind.LLM else None
+            call = call_of(span)
             usage: Mapping[str, Any] = ((call.response or {}) if call else {}).get("usage") or {}
             tokens = (usage.get("prompt_tokens") or 0, usage.get("completion_tokens") or 0)
             cost += sum(price * number / 1e6 for price, number in zip(self._price, tokens, strict=True))
@@ -180,9 +179,12 @@ async def discover(run: Run, tasks: Sequence[Task], asked: Sequence[str] | None,
     spans = [span for group in groups for result in group.results for span in result.spans]
     found = {name: template.template for name, template in prompts_of(spans).items()}
     if not found and not given:
-        own = any(span.attributes.get("agl.endpoint") for span in spans)
+        seen = any(call_of(span) is not None for span in spans)
         why = (
-            "its calls go to an endpoint of its own, and only calls of an `agl.LLM` resource are recorded" if own else "no call has a role"
+            "no call has a role and a system prompt"
+            if seen
+            else "none was seen; where it does not use the OpenAI SDK, name its model: "
+            '`initial_resources={"main_llm": agl.LLM(endpoint=…, model=…)}`, `--endpoint` and `--model`'
         )
         raise ConfigError(
             f"no prompt of this agent is known, before it runs or by its calls ({why}); give one by name, such as "

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import importlib
 import importlib.metadata
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -21,8 +22,11 @@ from agl.patching import Patch, Patches
 
 @hookspecs.hookimpl
 def agl_inject_resources(attempt: ActiveAttempt) -> None:
-    """Install the shadow once per process; from then on each call finds its attempt in the context."""
-    if len(attempt.resources) > 0 and _installed_version() is not None:
+    """Install the shadow once per process; from then on each call finds its attempt in the context.
+
+    Without resources only calls to the agent's own endpoint are watched: no reason to import the SDK, which takes half a second.
+    """
+    if (len(attempt.resources) > 0 or "openai" in sys.modules) and _installed_version() is not None:
         install()
 
 
@@ -45,8 +49,10 @@ def _sync_request(original: Callable[..., Any]) -> Callable[..., Any]:
         call = _call(options)
         if call is None:
             return original(self, cast_to, options, *args, **kwargs)
-        with call.made():
-            return original(self, cast_to, call.options, *args, **kwargs)
+        with call.made() as answered:
+            answer = original(self, cast_to, call.options, *args, **kwargs)
+            answered(answer)
+            return answer
 
     return request
 
@@ -56,8 +62,10 @@ def _async_request(original: Callable[..., Any]) -> Callable[..., Any]:
         call = _call(options)
         if call is None:
             return await original(self, cast_to, options, *args, **kwargs)
-        with call.made():
-            return await original(self, cast_to, call.options, *args, **kwargs)
+        with call.made() as answered:
+            answer = await original(self, cast_to, call.options, *args, **kwargs)
+            answered(answer)
+            return answer
 
     return request
 

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import logging
 import secrets
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from typing import Any, cast
 from urllib.parse import quote
 
 from agl import context
+from agl.builtin.own_calls import recorded
 from agl.context import ActiveAttempt
 from agl.gateway.wire import CALL_HEADER, LLM_HEADER, NOT_THE_AGENTS, OVERRIDDEN_FIELD, ROLE_HEADER
 from agl.prompting import put_in
 from agl.resources import LLM, PromptTemplate
 from agl.spans import SpanKind
 
+log = logging.getLogger("agl")
+
+Answered = Callable[[Any], None]
+"""Is told what the SDK was answered."""
 PATHS = frozenset({"/chat/completions", "/completions", "/responses"})
 """Calls that sample from a language model; embeddings, files and the rest stay on the user's endpoint."""
 KEPT = ("/responses/", "/conversations")
@@ -60,15 +66,15 @@ class Call:
         return {name: given[name] for name in given.keys() - self.attempt.claimed_prompts if name.startswith(f"{self.role}.")}
 
     @contextlib.contextmanager
-    def made(self) -> Generator[None]:
-        """Around the call. One that does not pass the gateway is seen only here."""
+    def made(self) -> Generator[Answered]:
+        """Around the call; yields what is to be told the answer. A call that does not pass the gateway is seen only here."""
         if self.llm is not None:
-            yield
+            yield _nothing
             self._ended()
             return
         try:
-            with context.operation(f"chat {self._model()}", SpanKind.OPERATION, **self._about()):
-                yield
+            with context.operation(f"chat {self._model()}", SpanKind.OPERATION, **self._about()) as attributes:
+                yield lambda answer: attributes.update(self._recorded(answer))
         except Exception as error:
             if why := _not_the_agents(error):
                 self.attempt.infrastructure_error = OWN_FAILED + why
@@ -81,7 +87,17 @@ class Call:
 
     def _about(self) -> dict[str, Any]:
         about = {"gen_ai.request.model": self._model(), "agl.endpoint": "the agent's own"}
-        return about | ({"agl.overridden": self.overridden} if self.overridden else {})
+        return about | ({"agl.overridden": self.overridden} if self.overridden else {}) | self._recorded()
+
+    def _recorded(self, answer: Any = None) -> dict[str, Any]:
+        """What is kept of its texts: nothing in a role that is to be left alone. A call that works must not fail by that."""
+        if self.attempt.roles.is_original(self.role):
+            return {}
+        try:
+            return recorded(self.options.url, _body(self.options), self.overridden, answer)
+        except Exception:
+            log.warning("a call to the agent's own endpoint could not be recorded", exc_info=True)
+            return {}
 
     def _ended(self) -> None:
         """Say which call was the last one, for rewards: of the attempt, of this context, and of the span around it."""
@@ -108,9 +124,13 @@ class Lookup:
         update = {} if llm is None else _redirected(options, attempt, llm, secrets.token_hex(8), role)
         self.options = options.model_copy(update=update) if update else options
 
-    def made(self) -> contextlib.AbstractContextManager[None]:
+    def made(self) -> contextlib.AbstractContextManager[Answered]:
         """Around the request: nothing is noted of it."""
-        return contextlib.nullcontext()
+        return contextlib.nullcontext(_nothing)
+
+
+def _nothing(answer: Any) -> None:
+    """For calls that are recorded elsewhere."""
 
 
 def _body(options: Any) -> dict[str, Any]:
