@@ -25,6 +25,8 @@ def prompt_of(body):
 class ApoChecks:
     prompt = ""
     """Name of the writer's prompt that is optimised."""
+    home = "http://127.0.0.1:9/v1"
+    """The agents' own endpoint, where nobody listens unless a test says so."""
 
     def obey(self, body):
         """The model of both agents."""
@@ -54,14 +56,13 @@ class ApoChecks:
         with ScriptedServer(self.obey) as model, ScriptedServer(scripted({"no mark": REMEDY})) as critic:
             yield model, critic
 
-    def fit(self, servers, folder, **options):
+    def fit(self, servers, folder, own=False, **options):
         model, critic = servers
         sizes = {"max_rollouts": 60, "probe_tasks": 4, "screen_tasks": 4}
         apo = agl.APO(endpoint=critic.base_url(), model="critic", **sizes, **options)
         agent = agl.agent(self.make(), input=self.input, reward=self.judge)
-        trainer = agl.Trainer(
-            algorithm=apo, initial_resources={"main_llm": model.llm()}, store=folder / "store.sqlite", quiet=True, n_runners=4
-        )
+        resources = {} if own else {"main_llm": model.llm()}
+        trainer = agl.Trainer(algorithm=apo, initial_resources=resources, store=folder / "store.sqlite", quiet=True, n_runners=4)
         return trainer.fit(agent, TRAIN, VAL)
 
     def test_the_prompt_changes_what_the_model_gets_and_for_the_right_agent_alone(self, servers, tmp_path):
@@ -86,6 +87,19 @@ class ApoChecks:
         assert records
         assert all("assistant: It is done" in text and "assistant: Fine." not in text for text in records)
         assert all("feedback: no mark in the answer" in text for text in records)
+
+    def test_agents_at_their_own_endpoint_need_no_model(self, servers, tmp_path):
+        model, critic = servers
+        self.home = model.base_url()
+        result = self.fit(servers, tmp_path, own=True, prompts=[self.prompt])
+        assert result.summary().startswith(f"better prompts for ['{self.prompt}']")
+        assert {call.headers["authorization"] for call in model.requests} == {"Bearer users-key"}
+        checkers = {prompt_of(call.body) for call in model.requests if CHECKER in prompt_of(call.body)}
+        assert len(checkers) == 1
+        assert REMEDY not in checkers.pop()
+        records = [text for call in critic.requests if "Records that went badly" in (text := call.body["messages"][0]["content"])]
+        assert records
+        assert all("assistant: It is done" in text and "assistant: Fine." not in text for text in records)
 
     def test_without_being_told_it_optimises_every_prompt_that_the_agent_has(self, servers, tmp_path):
         result = self.fit(servers, tmp_path)

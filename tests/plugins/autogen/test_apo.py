@@ -19,7 +19,9 @@ class TestTeam(ApoChecks):
         self.client = plain_client
 
     def make(self):
-        members = [AssistantAgent(name, self.client(), system_message=text) for name, text in (("writer", WRITER), ("checker", CHECKER))]
+        members = [
+            AssistantAgent(name, self.client(self.home), system_message=text) for name, text in (("writer", WRITER), ("checker", CHECKER))
+        ]
         return RoundRobinGroupChat(members, max_turns=2)
 
     def written(self, output):

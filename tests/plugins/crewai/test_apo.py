@@ -14,7 +14,7 @@ class TestCrew(ApoChecks):
 
     def make(self):
         writer, checker = (
-            crewai.Agent(role=role, goal="Work", backstory=text, llm=self.model())
+            crewai.Agent(role=role, goal="Work", backstory=text, llm=self.model(self.home))
             for role, text in (("Writer", WRITER), ("Checker", CHECKER))
         )
         write = crewai.Task(name="write", description="Write about {word}", expected_output="A line", agent=writer)

@@ -3,6 +3,7 @@
 import pytest
 from apo_checks import CHECKER, WRITER, ApoChecks
 from langchain.agents import create_agent
+from langchain_openai import ChatOpenAI
 from langgraph.graph import START, MessagesState, StateGraph
 
 
@@ -14,9 +15,11 @@ class TestGraph(ApoChecks):
         self.model = chat_model
 
     def make(self):
+        clients = {"http_client": self.model.http_client, "http_async_client": self.model.http_async_client}
+        model = ChatOpenAI(model="users-model", base_url=self.home, max_retries=0, **clients)
         graph = StateGraph(MessagesState)
-        graph.add_node("writer", create_agent(self.model, [], system_prompt=WRITER, name="writer"))
-        graph.add_node("checker", create_agent(self.model, [], system_prompt=CHECKER, name="checker"))
+        graph.add_node("writer", create_agent(model, [], system_prompt=WRITER, name="writer"))
+        graph.add_node("checker", create_agent(model, [], system_prompt=CHECKER, name="checker"))
         graph.add_edge(START, "writer")
         graph.add_edge("writer", "checker")
         return graph.compile()

@@ -20,7 +20,7 @@ class TestAgents(ApoChecks):
         return super().obey(body)
 
     def make(self):
-        model = OpenAIChatCompletionsModel("users-model", self.client())
+        model = OpenAIChatCompletionsModel("users-model", self.client(self.home))
         checker = Agent("checker", instructions=CHECKER, model=model)
         return Agent("writer", instructions=WRITER, model=model, tools=[checker.as_tool("ask_checker", "Asks.")])
 
