@@ -1,6 +1,6 @@
 """Trains the SQL agent through VERL on a CPU: what the tests start as a process of its own.
 
-python train.py FOLDER [--steps 3] [--resume] [--ahead] [--executor ray]
+python train.py FOLDER [--steps 3] [--resume] [--ahead | --filter --lora] [--executor ray]
 """
 
 from __future__ import annotations
@@ -26,15 +26,21 @@ ENVIRONMENT = {
     "HYDRA_FULL_ERROR": "1",
 }
 
+FILTER = {"algorithm": {"filter_groups": {"enable": True}}}
+"""Groups without spread replaced."""
 AHEAD = {
-    "algorithm": {"filter_groups": {"enable": True}},
+    **FILTER,
     "rollout": {"val_kwargs": {"n": 2, "do_sample": True, "temperature": 1.0}},
     "trainer": {
         "v1": {"trainer_mode": "colocate_async", "sampler": {"max_off_policy_threshold": 2, "max_off_policy_strategy": "wait"}},
     },
 }
 """Rollouts that go on over changes of weights, at most one version old; groups without spread replaced; each validation task run twice."""
-LORA = {"model": {"lora_rank": 8, "lora": {"merge": True}}}
+LORA = {
+    "model": {"lora_rank": 8, "lora": {"merge": True}},
+    "actor": {"optim": {"lr": 3e-3, "weight_decay": 0.0, "betas": [0.9, 0.99]}},
+}
+"""An adapter, served merged into the weights; what it learns in a step is far above the rounding in which VERL sends it."""
 OWN_RAY = {"num_cpus": 8, "num_gpus": 1, "object_store_memory": 200_000_000, "include_dashboard": False}
 
 
@@ -106,12 +112,14 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--ahead", action="store_true")
+    parser.add_argument("--filter", action="store_true")
     parser.add_argument("--lora", action="store_true")
     parser.add_argument("--executor", default="thread", help="where the agents run")
     parser.add_argument("--address", help="of a Ray cluster; started for the run when none is given")
     options = parser.parse_args()
     changes = {
         **({"ray": {"address": options.address}} if options.address else {}),
+        **(FILTER if options.filter else {}),
         **(AHEAD if options.ahead else {}),
         **(LORA if options.lora else {}),
     }
