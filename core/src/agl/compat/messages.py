@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from agl.results import RolloutResult
-from agl.spans import Span, SpanKind, answers_of
+from agl.spans import Span, answers_of
 
 
 class TraceToMessages:
@@ -16,11 +16,11 @@ class TraceToMessages:
         """One conversation per call, in order: `{"messages": [...], "tools": [...] or None}`, the first answer as the last message.
 
         Args:
-            source: spans of one attempt, or its result. Calls that failed are left out, and so are those that went past the
-                gateway: their text is not recorded.
+            source: spans of one attempt, or its result. Calls that failed are left out, and so are those whose answer is not recorded
+                (a stream from the agent's own endpoint, a role that is left alone).
         """
         spans = source.spans if isinstance(source, RolloutResult) else source
-        calls = sorted((span for span in spans if span.kind == SpanKind.LLM), key=lambda span: span.started_at)
+        calls = sorted(spans, key=lambda span: span.started_at)
         return [_conversation(span, answers[0]) for span in calls if (answers := answers_of(span))]
 
 
