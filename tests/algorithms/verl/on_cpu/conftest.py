@@ -1,6 +1,7 @@
 """Runs of VERL for the tests here.
 
-Four steps, killed after the second one's checkpoint and resumed; one that collects ahead; the article's script; one with its runners on Ray.
+Four steps, killed after the second one's checkpoint and resumed; the same collecting ahead; one with an adapter and DAPO's group filter; the
+article's script; one with its runners on Ray.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -36,7 +37,7 @@ class Killed(msgspec.Struct, frozen=True):
     """What the first process said."""
     second: str
     left: list[int]
-    """Processes that outlived the kill by more than a minute."""
+    """Processes that outlived the kill: by a minute, or, Ray's own agents, until the second process has ended."""
 
 
 def processes(mark: str) -> list[int]:
@@ -49,6 +50,17 @@ def processes(mark: str) -> list[int]:
         except OSError:  # ended meanwhile
             continue
     return found
+
+
+def is_agent(number: int) -> bool:
+    """Whether a process is one of the two with which Ray looks after a node: nothing of a run is in them.
+
+    When Ray is killed they try for a minute to tell its head, which is gone as well, and then end.
+    """
+    try:
+        return Path(f"/proc/{number}/cmdline").read_bytes().startswith((b"ray::DashboardAgent", b"ray::RuntimeEnvAgent"))
+    except OSError:  # ended meanwhile
+        return True
 
 
 def checkpoints(folder: Path) -> list[str]:
@@ -98,26 +110,31 @@ def until(done: Any, process: subprocess.Popen[bytes], log: Path, minutes: float
         time.sleep(0.2)
 
 
-@pytest.fixture(scope="session")
-def killed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Killed]:
-    folder = tmp_path_factory.mktemp("verl")
+def killed_and_resumed(folder: Path, *options: str) -> Killed:
+    """A run that is killed after the checkpoint of step `KILLED_AFTER`, and one that goes on with it to the end."""
     mark, logs = folder.name + str(os.getpid()), [folder / "first.log", folder / "second.log"]
     try:
-        first = started(train(folder), mark, logs[0])
+        first = started(train(folder, *options), mark, logs[0])
         until(lambda: f"step-{KILLED_AFTER:06d}" in checkpoints(folder), first, logs[0], 20)
         first.send_signal(signal.SIGKILL)
         first.wait()
         end = time.monotonic() + 60
-        while processes(mark) and time.monotonic() < end:
+        while (left := {number: is_agent(number) for number in processes(mark)}) and not all(left.values()) and time.monotonic() < end:
             time.sleep(0.2)
-        left = processes(mark)
-        second = started(train(folder, "--resume"), mark, logs[1])
+        second = started(train(folder, *options, "--resume"), mark, logs[1])
         code = second.wait(20 * MINUTES)
         assert code == 0, logs[1].read_text()[-6000:]
-        yield Killed(folder, logs[0].read_text(), logs[1].read_text(), left)
+        now = processes(mark)
+        still = [number for number, agent in left.items() if not agent or number in now]
+        return Killed(folder, logs[0].read_text(), logs[1].read_text(), still)
     finally:
         for number in processes(mark):
             os.kill(number, signal.SIGKILL)
+
+
+@pytest.fixture(scope="session")
+def killed(tmp_path_factory: pytest.TempPathFactory) -> Killed:
+    return killed_and_resumed(tmp_path_factory.mktemp("verl"))
 
 
 @pytest.fixture(scope="session")
@@ -149,11 +166,9 @@ def on_cpu() -> SimpleNamespace:
 
 
 @pytest.fixture(scope="session")
-def ahead(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a run of three steps that collects ahead, replaces groups without spread and validates each task twice."""
-    folder = tmp_path_factory.mktemp("ahead")
-    ended([str(HERE / "train.py"), str(folder), "--steps", "3", "--ahead"], folder)
-    return folder
+def ahead(tmp_path_factory: pytest.TempPathFactory) -> Killed:
+    """A run that collects ahead, replaces groups without spread and validates each task twice; killed and resumed as well."""
+    return killed_and_resumed(tmp_path_factory.mktemp("ahead"), "--ahead")
 
 
 @pytest.fixture(scope="session")
