@@ -131,7 +131,7 @@ def test_the_second_step_samples_with_what_the_adapter_learned_in_the_first(
     base, adapted = {name: value.clone() for name, value in model.state_dict().items()}, merged(saved[0])
     assert apart(model, as_sent(base), first) < 1e-4
     assert apart(model, as_sent(adapted), second) < 1e-4
-    assert apart(model, as_sent(base), second) > 0.1
+    assert apart(model, as_sent(base), second) > 1e-2
     # VERL learns in float32, and its own metric is as far from what was sampled as that rounding is.
     of_trainer = [apart(model, base, first), apart(model, adapted, second)]
     assert of_trainer == pytest.approx([line["training/rollout_probs_diff_max"] for line in lines], abs=1e-4)
