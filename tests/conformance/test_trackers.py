@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 
 from agl.builtin.jsonl import JSONLines
+from agl.testing import ScriptedServer
 from agl.testing.expected import checks_of, failing
+from agl.testing.secluded import secluded
 from agl.testing.trackers import Kept, TrackerConformance
 from agl.trackers import Tracker, evaluation_numbers, numbers
 
@@ -306,3 +308,10 @@ def test_files_that_the_dashboards_package_keeps_in_the_home_folder_are_named(mo
 def test_every_check_says_what_is_wrong_when_it_fails():
     for name in checks_of(TrackerConformance):
         assert getattr(TrackerConformance, name).__doc__.startswith("If this fails, ")
+
+
+def test_what_is_asked_for_in_seclusion_leaves_no_proxy_to_the_tests_after_it():
+    with secluded({}), contextlib.suppress(OSError):
+        urllib.request.urlopen("http://metrics.example/run", timeout=5).close()
+    with ScriptedServer("ok") as server, urllib.request.urlopen(f"{server.base_url()}/models", timeout=5) as answer:
+        assert answer.status == 200

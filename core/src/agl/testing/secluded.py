@@ -11,6 +11,7 @@ import sys
 import tempfile
 import threading
 import time
+import urllib.request
 from collections.abc import Generator, Mapping
 from fnmatch import fnmatch
 from pathlib import Path
@@ -72,6 +73,7 @@ def secluded(variables: Mapping[str, str]) -> Generator[Place]:
         with (
             mock.patch.dict(os.environ, {**kept, **told}, clear=True),
             mock.patch.object(tempfile, "tempdir", None),
+            mock.patch.object(urllib.request, "_opener", None),  # which keeps the proxies of the process's first request for all others
             contextlib.chdir(place.working),
             _watched(reached),
         ):
