@@ -313,5 +313,8 @@ def test_every_check_says_what_is_wrong_when_it_fails():
 def test_what_is_asked_for_in_seclusion_leaves_no_proxy_to_the_tests_after_it():
     with secluded({}), contextlib.suppress(OSError):
         urllib.request.urlopen("http://metrics.example/run", timeout=5).close()
-    with ScriptedServer("ok") as server, urllib.request.urlopen(f"{server.base_url()}/models", timeout=5) as answer:
-        assert answer.status == 200
+    asked = json.dumps({"model": "m", "messages": [{"role": "user", "content": "hi"}]}).encode()
+    with ScriptedServer("ok") as server:
+        request = urllib.request.Request(f"{server.base_url()}/chat/completions", data=asked, headers={"Content-Type": "application/json"})
+        with urllib.request.urlopen(request, timeout=5) as answer:
+            assert answer.status == 200
