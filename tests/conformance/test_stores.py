@@ -52,7 +52,7 @@ class LosesNames(MemoryStore):
 class OneJournal(MemoryStore):
     """Keeps the events of all runs together, the newest first."""
 
-    async def append(self, run_id, events):
+    async def add_events(self, run_id, events):
         await self.run(run_id)
         self._journals["all"] = [*map(msgspec.json.encode, events), *self._journals.get("all", ())]
 

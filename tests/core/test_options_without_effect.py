@@ -161,7 +161,8 @@ def test_attempts_and_failure_rewards_that_no_policy_uses_are_refused(options, n
     ],
 )
 def test_those_that_some_policy_uses_are_taken(options):
-    agl.Trainer(quiet=True, **options)
+    trainer = agl.Trainer(quiet=True, **options)
+    assert {name: getattr(trainer, name) for name in options} == options
 
 
 def test_a_dry_run_cannot_resume(app):
@@ -196,7 +197,7 @@ def test_settings_of_an_algorithm_or_reward_that_there_is_not_are_refused(sectio
 @pytest.mark.parametrize("section", ["algorithms.own", "algorithms.verl", "rewards.llm_judge"])
 def test_settings_of_what_is_installed_or_could_be_are_taken(section):
     Path("agl.toml").write_text(f"[{section}]\nsize = 1\n")
-    agl.Trainer(quiet=True)
+    assert agl.Trainer(quiet=True).algorithm is None
 
 
 # Options of the commands.

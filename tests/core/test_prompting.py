@@ -144,7 +144,7 @@ def test_an_attempt_without_a_model_puts_prompts_into_calls_of_the_users_endpoin
     assert request.body == {**CHAT, "messages": [CHAT["messages"][0], {"role": "system", "content": "new"}]}
     assert request.headers["authorization"] == "Bearer users-key"
     (span,) = attempt.close()[0]
-    assert span.attributes["agl.overridden"] == {"writer.system_prompt": "old"}
+    assert span.attributes["agl.call"]["overridden"] == {"writer.system_prompt": "old"}
 
 
 # Which there are.

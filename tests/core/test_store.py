@@ -491,7 +491,7 @@ def test_a_store_of_the_first_schema_is_migrated_with_what_it_holds(tmp_path):
         if first:
             await store.create_run(record(RUN))
         else:
-            await store.append(RUN, [{"event": "begin"}])
+            await store.add_events(RUN, [{"event": "begin"}])
             return (await store.run(RUN)).run_id, await store.journal(RUN)
 
     path = tmp_path / "store.sqlite"

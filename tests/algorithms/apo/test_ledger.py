@@ -45,14 +45,14 @@ async def test_what_was_appended_is_there_in_another_process(run):
 async def test_an_event_counts_when_the_store_has_it_and_not_before(run):
     ledger, held, go = await Ledger.of(run), asyncio.Event(), asyncio.Event()
     await ledger.begin(ABOUT)
-    append = run.store.append
+    append = run.store.add_events
 
     async def slow(run_id, events):
         held.set()
         await go.wait()
         await append(run_id, events)
 
-    run.store.append = slow
+    run.store.add_events = slow
     appending = asyncio.ensure_future(ledger.append(Event(event="answered", move=0)))
     await held.wait()
     assert [event.event for event in ledger.events] == ["begin"]
@@ -93,6 +93,6 @@ async def test_another_searchs_ledger_is_refused_with_what_differs(run):
     ],
 )
 async def test_a_ledger_that_cannot_be_read_is_an_error_and_not_an_empty_one(run, events, said):
-    await run.store.append(RUN, events)
+    await run.store.add_events(RUN, events)
     with pytest.raises(DataError, match=said):
         await Ledger.of(run)

@@ -179,7 +179,7 @@ async def test_a_read_sees_one_state_of_the_database(store, other, make_rollout)
 @pytest.mark.parametrize("sent", [{"a": "nul \0"}, {"half \ud83d": 1}, {"deep": ["\0", {"\ud83d": object()}]}])
 async def test_any_text_is_kept(store, make_rollout, make_span, sent):
     (rollout,) = await claimed(store, make_rollout, 1, data={"q": "nul \0"})
-    await store.append(RUN, [{"text": "nul \0"}])
+    await store.add_events(RUN, [{"text": "nul \0"}])
     await store.finish(rollout.attempt.attempt_id, FAILED, error="nul \0, half \ud83d", spans=[make_span(rollout, attributes=sent)])
     (result,) = await store.results([rollout.rollout_id])
     assert (len(result.spans), result.rollout.attempt.error) == (1, "nul \\0, half \\ud83d")

@@ -49,13 +49,12 @@ class Ledger:
 
     Args:
         run: whose journal they are in.
-        events: those of earlier processes.
     """
 
-    def __init__(self, run: Run, events: list[Event]) -> None:
+    def __init__(self, run: Run) -> None:
         self.where = f"run `{run.id}` of store `{run.store.where}`"
         """For messages."""
-        self.events = events
+        self.events: list[Event] = []
         """All events, those of earlier processes first."""
         self._run = run
 
@@ -66,7 +65,7 @@ class Ledger:
         Raises:
             DataError: it cannot be read.
         """
-        ledger = cls(run, [])
+        ledger = cls(run)
         for number, event in enumerate(await run.store.journal(run.id), 1):
             try:
                 ledger.events.append(msgspec.convert(event, Event))
@@ -118,7 +117,7 @@ class Ledger:
             raise
 
     async def _append(self, event: Event) -> None:
-        await self._run.store.append(self._run.id, [msgspec.to_builtins(event)])
+        await self._run.store.add_events(self._run.id, [msgspec.to_builtins(event)])
         self.events.append(event)
 
     @property

@@ -73,8 +73,8 @@ class Call:
             self._ended()
             return
         try:
-            with context.operation(f"chat {self._model()}", SpanKind.OPERATION, **self._about()) as attributes:
-                yield lambda answer: attributes.update(self._recorded(answer))
+            with self._watched() as answered:
+                yield answered
         except Exception as error:
             if why := _not_the_agents(error):
                 self.attempt.infrastructure_error = OWN_FAILED + why
@@ -82,12 +82,16 @@ class Call:
         if (self.attempt.infrastructure_error or "").startswith(OWN_FAILED):  # the gateway's says nothing of this endpoint
             self.attempt.infrastructure_error = None
 
-    def _model(self) -> str:
-        return str(_body(self.options).get("model"))
-
-    def _about(self) -> dict[str, Any]:
-        about = {"gen_ai.request.model": self._model(), "agl.endpoint": "the agent's own"}
-        return about | ({"agl.overridden": self.overridden} if self.overridden else {}) | self._recorded()
+    @contextlib.contextmanager
+    def _watched(self) -> Generator[Answered]:
+        """A span around a call to the agent's own endpoint, with what was sent and, where it came, the answer."""
+        model, answers = str(_body(self.options).get("model")), list[Any]()
+        about = {"gen_ai.request.model": model, "agl.endpoint": "the agent's own"}
+        with context.operation(f"chat {model}", SpanKind.OPERATION, **about) as attributes:
+            try:
+                yield answers.append
+            finally:
+                attributes.update(self._recorded(*answers))
 
     def _recorded(self, answer: Any = None) -> dict[str, Any]:
         """What is kept of its texts: nothing in a role that is to be left alone. A call that works must not fail by that."""

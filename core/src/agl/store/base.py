@@ -123,8 +123,8 @@ class Store(ABC):
         """
 
     @abstractmethod
-    async def append(self, run_id: str, events: Sequence[Mapping[str, Any]]) -> None:
-        """Append events to a run's journal: what its algorithm must find again, in order, when the run goes on.
+    async def add_events(self, run_id: str, events: Sequence[Mapping[str, Any]]) -> None:
+        """Add events to a run's journal: what its algorithm must find again, in order, when the run goes on.
 
         Args:
             events: JSON objects. Their order, and that of calls one after another, is kept.
@@ -135,7 +135,7 @@ class Store(ABC):
 
     @abstractmethod
     async def journal(self, run_id: str) -> list[dict[str, Any]]:
-        """All events of a run's journal, in the order in which they were appended; none for a run without one."""
+        """All events of a run's journal, in the order in which they were added; none for a run without one."""
 
     # Rollouts and attempts.
 

@@ -29,7 +29,7 @@ _reward = msgspec.json.Decoder(Reward).decode
 _LATE = f'"{LATE}"'.encode()
 
 
-def append(connection: Connection, rows: Sequence[dict[str, Any]]) -> None:
+def add_events(connection: Connection, rows: Sequence[dict[str, Any]]) -> None:
     """Keep events of a run's journal."""
     if rows:
         try:

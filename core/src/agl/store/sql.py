@@ -151,17 +151,17 @@ class SQLStore(Store):
             raise NotFoundError(f"run `{run_id}` has no resources version `{version if version is not None else 'newest'}`")
         return found
 
-    async def append(self, run_id: str, events: Sequence[Mapping[str, Any]]) -> None:
-        """Append events to a run's journal.
+    async def add_events(self, run_id: str, events: Sequence[Mapping[str, Any]]) -> None:
+        """Add events to a run's journal.
 
         Raises:
             NotFoundError: there is no such run.
         """
         rows = [{"run_id": run_id, "body": encode(event)} for event in events]
-        await self._writer.run(lambda c: operations.append(c, rows))
+        await self._writer.run(lambda c: operations.add_events(c, rows))
 
     async def journal(self, run_id: str) -> list[dict[str, Any]]:
-        """All events of a run's journal, in the order in which they were appended."""
+        """All events of a run's journal, in the order in which they were added."""
         table = schema.journal
         query = select(table.c.body).where(table.c.run_id == run_id).order_by(table.c.number)
         return [msgspec.json.decode(body) for body in await self._read(lambda c: c.execute(query).scalars().all())]

@@ -104,7 +104,7 @@ class MemoryStore(Store):
                 raise NotFoundError(f"run `{run_id}` has no resources version `{version if version is not None else 'newest'}`")
             return found[-1]
 
-    async def append(self, run_id: str, events: Sequence[Mapping[str, Any]]) -> None:
+    async def add_events(self, run_id: str, events: Sequence[Mapping[str, Any]]) -> None:
         encoded = [encode(event) for event in events]
         with self._open():
             if run_id not in self._runs:

@@ -84,7 +84,7 @@ class StoreConformance(Conformance):
             "run": store.run("run-none"),
             "resources": store.resources(RUN, 99),
             "results": store.results(["ro-none"]),
-            "append": store.append("run-none", [{}]),
+            "add_events": store.add_events("run-none", [{}]),
             "add_spans": store.add_spans([make_span("ro-none", "at-none")]),
             "add_rewards": store.add_rewards("at-none", [Reward(value=1.0)]),
         }
@@ -132,13 +132,13 @@ class StoreConformance(Conformance):
         """If this fails, a search that was killed goes another way when it goes on, or pays for its rollouts again."""
         await store.create_run(make_record("run-b"))
         events: list[dict[str, Any]] = [{"n": n, "deep": {"text": "ä\n", "none": None, "list": [0.1, True]}} for n in range(30)]
-        await store.append(RUN, events[:10])
-        await store.append("run-b", [{"other": 1}])
-        await store.append(RUN, [])
+        await store.add_events(RUN, events[:10])
+        await store.add_events("run-b", [{"other": 1}])
+        await store.add_events(RUN, [])
         for event in events[10:]:
-            await store.append(RUN, [event])
+            await store.add_events(RUN, [event])
         found = await store.journal(RUN)
-        require(found == events, f"{len(found)} events came back for {len(events)}, and not as they were appended")
+        require(found == events, f"{len(found)} events came back for {len(events)}, and not as they were added")
         require(await store.journal("run-b") == [{"other": 1}], "the journal of one run holds another's events")
         require(await store.journal("run-none") == [], "the journal of no run is not empty")
 
@@ -439,7 +439,7 @@ async def _fill(store: Store, kept: list[Any]) -> None:
     await store.enqueue([queued])
     await _finish(store, one[0], output="ok", spans=[_span_of(one[0])], rewards=[Reward(value=0.5)])
     await store.update_run(RUN, step=2)
-    await store.append(RUN, [{"event": "begin"}])
+    await store.add_events(RUN, [{"event": "begin"}])
     ids = [one[0].rollout_id, queued.rollout_id]
     kept += [ids, await store.run(RUN), await store.resources(RUN), await store.results(ids), await store.journal(RUN)]
 
